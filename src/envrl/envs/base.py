@@ -1,0 +1,28 @@
+"""The protocol every text environment follows."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from envrl.types import Game, Observation, StepResult
+
+
+@runtime_checkable
+class TextEnv(Protocol):
+    """A text game: reset with a game, then step with commands until it ends.
+
+    One instance plays one episode at a time and may be reset as often as wanted. ``step`` before
+    ``reset`` or after the end raises :class:`envrl.errors.EnvFault`.
+    """
+
+    def reset(self, game: Game, seed: int) -> Observation:
+        """Starts an episode of ``game``; ``seed`` feeds whatever randomness the game has."""
+        ...
+
+    def step(self, action: str) -> StepResult:
+        """Carries out one command; an inadmissible one is answered by the game, never an error."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the environment holds; safe to call twice."""
+        ...
