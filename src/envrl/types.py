@@ -104,6 +104,7 @@ class Generation:
 
     Attributes:
         prompt_ids: Every token the policy had seen when it began to write.
+        prompt_roles: The :class:`Role` of each of them, one byte each.
         token_ids: Tokens written, the end-of-turn token included when it was sampled.
         logprobs: Natural logarithm of each written token's probability under the sampling
             distribution at temperature 1 (the model's own, whatever temperature was sampled at).
@@ -112,6 +113,7 @@ class Generation:
     """
 
     prompt_ids: tuple[int, ...]
+    prompt_roles: bytes
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: Finish

@@ -1,0 +1,1 @@
+"""The policy: model with adapters, chat markup, sampler, and the embedded checkpoint."""

@@ -1,0 +1,104 @@
+"""A preallocated key-value cache whose rows have different lengths.
+
+Rows are written at their own positions, so nothing is ever padded on the left, copied on growth or
+re-padded when a row drops out. It speaks the one method of a transformers cache that decoder layers
+call (``update``); positions and the attention mask are passed to the model explicitly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+_GROWTH = 128
+
+
+class RaggedCache:
+    """Keys and values of ``rows`` sequences, each ``lengths[row]`` tokens long.
+
+    Use: :meth:`plan` the next block of tokens, run the model with this as ``past_key_values`` and the
+    returned positions and mask, then :meth:`commit`.
+
+    Args:
+        rows: Number of sequences.
+        device: Where the lengths (and the keys and values) live.
+    """
+
+    def __init__(self, rows: int, device: torch.device | str = "cpu") -> None:
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        self._positions: Tensor = torch.zeros(0)
+        self._rows: Tensor = torch.arange(rows, device=device)
+        self._visible = 0
+
+    def plan(
+        self, counts: Int[Tensor, " rows"], width: int
+    ) -> tuple[Int[Tensor, "rows width"], Bool[Tensor, "rows 1 width visible"]]:
+        """Positions and attention mask for the next ``width`` tokens of each row.
+
+        Row ``i`` has ``counts[i] <= width`` real tokens, the rest is filler on the right: filler
+        writes behind the row's end, where the next block overwrites it and no query looks.
+        """
+        offsets = torch.arange(width, device=self.lengths.device)
+        self._positions = self.lengths[:, None] + offsets[None, :]
+        self._visible = int((self.lengths + counts).max())
+        keys = torch.arange(self._visible, device=self.lengths.device)
+        mask = keys[None, None, None, :] <= self._positions[:, None, :, None]
+        self._reserve(int(self._positions.max()) + 1)
+        return self._positions, mask
+
+    def commit(self, counts: Int[Tensor, " rows"]) -> None:
+        """The planned block was run: every row grows by its number of real tokens."""
+        self.lengths = self.lengths + counts
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """Writes one layer's block at the planned positions; returns all that is visible to it.
+
+        Args:
+            key_states: ``[rows, heads, width, head_dim]``.
+            value_states: ``[rows, heads, width, head_dim]``.
+            layer_idx: Decoder layer.
+        """
+        if layer_idx not in self._keys:
+            rows, heads, _w, head_dim = key_states.shape
+            capacity = self._capacity(int(self._positions.max()) + 1)
+            # [rows, position, heads, head_dim]: one index pair addresses a token's whole entry.
+            self._keys[layer_idx] = key_states.new_zeros(rows, capacity, heads, head_dim)
+            self._values[layer_idx] = value_states.new_zeros(rows, capacity, heads, value_states.shape[-1])
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        index = (self._rows[:, None], self._positions)
+        keys[index] = key_states.transpose(1, 2)
+        values[index] = value_states.transpose(1, 2)
+        return (
+            keys[:, : self._visible].transpose(1, 2),
+            values[:, : self._visible].transpose(1, 2),
+        )
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drops every row that is not listed; the kept ones take the order of the list."""
+        index = torch.as_tensor(list(rows), dtype=torch.long, device=self.lengths.device)
+        self.lengths = self.lengths[index]
+        self._rows = torch.arange(len(rows), device=self.lengths.device)
+        for store in (self._keys, self._values):
+            for layer, tensor in store.items():
+                store[layer] = tensor[index]
+
+    @staticmethod
+    def _capacity(positions: int) -> int:
+        return -(-positions // _GROWTH) * _GROWTH
+
+    def _reserve(self, positions: int) -> None:
+        for store in (self._keys, self._values):
+            for layer, tensor in store.items():
+                if tensor.shape[1] < positions:
+                    # Doubling keeps the copying linear in the final length.
+                    grown = self._capacity(max(positions, 2 * tensor.shape[1]))
+                    bigger = tensor.new_zeros(tensor.shape[0], grown, *tensor.shape[2:])
+                    bigger[:, : tensor.shape[1]] = tensor
+                    store[layer] = bigger

@@ -1,0 +1,283 @@
+"""Loads the policy: a causal language model, its tokenizer and its LoRA adapters.
+
+The embedded checkpoint, a hub model such as ``Qwen/Qwen2.5-1.5B-Instruct`` and a local folder go
+through exactly the same code.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
+
+from envrl.errors import ConfigFault, PolicyFault
+from envrl.policy.chat import ChatMarkup
+
+TINY_CHECKPOINT = Path(__file__).parent / "tiny_checkpoint"
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters (peft)."""
+
+    enabled: bool = True
+    """Train adapters; false trains every parameter."""
+    rank: int = 16
+    """Rank of the adapters."""
+    alpha: float = 32.0
+    """Scaling: the update is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout inside the adapters while training; anything but 0 makes sampler and trainer differ."""
+    targets: str = "all-linear"
+    """Modules that get adapters: all-linear, or names separated by commas (q_proj,v_proj)."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigFault(
+                f"policy.lora.rank is {self.rank}; use at least 1, or policy.lora.enabled=false"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigFault(f"policy.lora.dropout is {self.dropout}; use a number in [0, 1)")
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """Which model acts and how it is loaded."""
+
+    model: str = "tiny"
+    """tiny (embedded), a hub id (Qwen/Qwen2.5-1.5B-Instruct) or a folder in Hugging Face format."""
+    lora: LoraSettings = LoraSettings()
+    """Adapters."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Precision of the weights; auto takes the checkpoint's own."""
+    load_in_4bit: bool = False
+    """Quantise the base to NF4 with bitsandbytes (QLoRA); needs adapters."""
+    load_in_8bit: bool = False
+    """Quantise the base to 8 bit with bitsandbytes; needs adapters."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    merge_for_sampling: bool = True
+    """Sample from a copy of the base with the adapters merged in (faster, one copy more in memory);
+    false samples through the adapters. Quantised bases are never merged."""
+
+    def __post_init__(self) -> None:
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ConfigFault("policy.load_in_4bit and policy.load_in_8bit are both set; choose one")
+        if (self.load_in_4bit or self.load_in_8bit) and not self.lora.enabled:
+            raise ConfigFault("a quantised base can't be trained itself; set policy.lora.enabled=true")
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the base weights are stored in 4 or 8 bits."""
+        return self.load_in_4bit or self.load_in_8bit
+
+
+class Policy(nn.Module):
+    """A causal language model with optional adapters, its markup, and the view it is sampled from.
+
+    Attributes:
+        model: The trained model: a ``PeftModel`` with adapters, else the bare causal model.
+        chat: Markup and tokenizer.
+        settings: What it was loaded from.
+    """
+
+    def __init__(self, base: PreTrainedModel, chat: ChatMarkup, settings: PolicySettings) -> None:
+        super().__init__()
+        self.chat = chat
+        self.settings = settings
+        # The copies are kept out of the module tree: they are neither trained nor checkpointed.
+        self._sampling_copy: list[PreTrainedModel] = []
+        self._reference_copy: list[PreTrainedModel] = []
+        if settings.lora.enabled:
+            if settings.merge_for_sampling and not settings.quantised:
+                self._sampling_copy = [_frozen_copy(base)]
+            self.model: nn.Module = get_peft_model(base, _lora_config(settings.lora))
+        else:
+            self.model = base
+        if settings.gradient_checkpointing:
+            self.causal.gradient_checkpointing_enable({"use_reentrant": False})
+            self.causal.enable_input_require_grads()
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The causal language model the adapters are injected into."""
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return cast(PreTrainedModel, model)
+
+    def hidden_states(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Last hidden states ``[batch seq hidden]`` of rows padded on the right.
+
+        No attention mask is needed: under causal attention, filler on the right is never seen.
+        """
+        output = self.causal.get_decoder()(input_ids=token_ids, use_cache=False)
+        return cast(torch.Tensor, output.last_hidden_state)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores over the vocabulary for hidden states of any leading shape."""
+        head = self.causal.get_output_embeddings()
+        return cast(torch.Tensor, head(hidden))
+
+    @contextmanager
+    def reference(self) -> Iterator[Policy]:
+        """The policy as it was before training (adapters off), without gradients.
+
+        Raises:
+            PolicyFault: All parameters are trained and no copy was kept (see :meth:`keep_reference`).
+        """
+        with torch.no_grad():
+            if isinstance(self.model, PeftModel):
+                with self.model.disable_adapter():
+                    yield self
+                return
+            if not self._reference_copy:
+                raise PolicyFault("no reference policy was kept; call keep_reference() before training")
+            trained, self.model = self.model, self._reference_copy[0]
+            try:
+                yield self
+            finally:
+                self.model = trained
+
+    def keep_reference(self) -> None:
+        """Keeps a frozen copy for the KL term when all parameters are trained (adapters need none)."""
+        if not isinstance(self.model, PeftModel) and not self._reference_copy:
+            self._reference_copy = [_frozen_copy(self.causal)]
+
+    def sampling_model(self) -> PreTrainedModel:
+        """The model to sample from, with the adapters' current weights in it."""
+        if not self._sampling_copy:
+            return self.causal
+        copied = self._sampling_copy[0]
+        device = next(self.model.parameters()).device
+        if next(copied.parameters()).device != device:
+            copied.to(device)  # type: ignore[arg-type]
+        _merge_into(copied, self.causal)
+        return copied
+
+    def save_adapter(self, folder: Path) -> None:
+        """Writes adapters in peft format (or the whole model where there are none), with tokenizer."""
+        self.model.save_pretrained(folder)  # type: ignore[operator]
+        self.chat.tokenizer.save_pretrained(folder)
+
+
+def load_policy(settings: PolicySettings) -> Policy:
+    """Loads model, tokenizer and adapters.
+
+    Raises:
+        PolicyFault: The model can't be found or read, or the hardware can't do what was asked.
+    """
+    source = _resolve(settings.model)
+    if settings.quantised:
+        _require_bitsandbytes(settings)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        base = AutoModelForCausalLM.from_pretrained(
+            source, dtype=_dtype(settings), quantization_config=_quantisation(settings)
+        )
+    except (OSError, ValueError) as error:
+        raise PolicyFault(
+            f"policy.model '{settings.model}' can't be loaded ({_first_line(error)}); use tiny, a folder "
+            "in Hugging Face format, or the id of a causal language model that is cached or reachable"
+        ) from error
+    return Policy(base, ChatMarkup(tokenizer), settings)
+
+
+def _resolve(model: str) -> str:
+    if model == "tiny":
+        if not (TINY_CHECKPOINT / "config.json").is_file():
+            raise PolicyFault(
+                f"the embedded checkpoint is missing from {TINY_CHECKPOINT}; reinstall the package or "
+                "rebuild it with `python -m envrl.policy.tiny`"
+            )
+        return str(TINY_CHECKPOINT)
+    path = Path(model).expanduser()
+    if path.exists() and not (path / "config.json").is_file():
+        raise PolicyFault(
+            f"policy.model '{model}' exists but holds no config.json; give a folder written by save_pretrained"
+        )
+    if not path.exists() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
+        raise PolicyFault(
+            f"policy.model '{model}' is neither `tiny`, an existing folder nor a hub id (owner/name)"
+        )
+    return str(path) if path.exists() else model
+
+
+def _dtype(settings: PolicySettings) -> torch.dtype | str:
+    return settings.dtype if settings.dtype == "auto" else cast(torch.dtype, getattr(torch, settings.dtype))
+
+
+def _quantisation(settings: PolicySettings) -> BitsAndBytesConfig | None:
+    if settings.load_in_4bit:
+        compute = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if settings.load_in_8bit else None
+
+
+def _require_bitsandbytes(settings: PolicySettings) -> None:
+    """Quantises a small matrix on the spot, so that what the hardware can't do is known at once."""
+    option = "policy.load_in_4bit" if settings.load_in_4bit else "policy.load_in_8bit"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        import bitsandbytes.functional as bnb
+
+        probe = torch.ones(64, 64, device=device)
+        if settings.load_in_4bit:
+            bnb.dequantize_4bit(*bnb.quantize_4bit(probe, quant_type="nf4"))
+        else:
+            bnb.int8_vectorwise_quant(probe.half())
+    except Exception as error:
+        raise PolicyFault(
+            f"{option} is set, but bitsandbytes can't quantise on this machine's {device} "
+            f"({_first_line(error)}); set {option}=false or use a supported GPU"
+        ) from error
+
+
+def _lora_config(settings: LoraSettings) -> LoraConfig:
+    names = settings.targets.replace(" ", "")
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=cast(int, settings.alpha),
+        lora_dropout=settings.dropout,
+        target_modules=names if names == "all-linear" else names.split(","),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    copied = copy.deepcopy(model).eval()
+    copied.requires_grad_(False)
+    return copied
+
+
+@torch.no_grad()
+def _merge_into(copied: PreTrainedModel, trained: PreTrainedModel) -> None:
+    """Writes base weight + adapter update of every adapted layer into the sampling copy."""
+    for name, module in trained.named_modules():
+        if isinstance(module, LoraLayer):
+            target = copied.get_submodule(name)
+            base = module.get_base_layer().weight  # type: ignore[union-attr]
+            target.weight.copy_(base + module.get_delta_weight(_ADAPTER))  # type: ignore[operator,union-attr]
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,57 @@
+"""From what the policy wrote to the command sent to the environment."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from envrl.prompts.settings import PromptForm
+
+_ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
+_THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_MAX_COMPACT_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedAction:
+    """A command and whether the text around it followed the asked-for format.
+
+    ``action`` is ``None`` only when nothing at all could be sent to the environment.
+    """
+
+    action: str | None
+    format_valid: bool
+
+
+def parse_action(text: str, form: PromptForm, *, tail_characters: int = 30) -> ParsedAction:
+    """Projects a generation onto a command.
+
+    ``reasoned`` follows the published projection (GiGPO, arXiv 2505.10978, public code): lower-case,
+    the text between the first ``<action>`` and the first ``</action>``; if a tag is missing the last
+    ``tail_characters`` characters are sent and the format is invalid; a missing think block or a
+    Chinese character also makes it invalid. ``compact`` takes the single line as it stands.
+
+    Args:
+        text: Decoded generation without special tokens.
+        form: Output format the policy was asked for.
+        tail_characters: What is sent of a text without action tags (ALFWorld 30, WebShop 20).
+    """
+    if form is PromptForm.COMPACT:
+        return _parse_compact(text)
+    lowered = text.lower()
+    match = _ACTION.search(lowered)
+    if match is None:
+        tail = lowered[-tail_characters:].strip()
+        return ParsedAction(tail or None, False)
+    action = match.group(1).strip()
+    valid = bool(action) and _THINK.search(lowered) is not None and _CHINESE.search(text) is None
+    return ParsedAction(action or None, valid)
+
+
+def _parse_compact(text: str) -> ParsedAction:
+    stripped = text.strip()
+    if not stripped:
+        return ParsedAction(None, False)
+    valid = "\n" not in stripped and len(stripped) <= _MAX_COMPACT_CHARACTERS
+    return ParsedAction(stripped.split("\n", 1)[0][:_MAX_COMPACT_CHARACTERS], valid)

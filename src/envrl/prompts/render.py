@@ -1,0 +1,146 @@
+"""From observations to chat messages, for both layouts of a trajectory.
+
+``steps``: every environment step is asked with a fresh prompt that holds a window of the history
+(the published protocol, METHODS section 2: task, steps taken, last observation/action pairs, current
+observation, admissible actions, output format). ``transcript``: one conversation that grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from envrl.prompts.settings import PromptForm, PromptSettings
+from envrl.types import Observation
+
+TASK_MARK = "Your task is to: "
+_WELCOME = "-= Welcome to TextWorld, ALFRED! =-"
+_HIDDEN = frozenset({"help"})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message; ``role`` is ``user`` or ``assistant`` in the chat template's sense."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class PastStep:
+    """One (observation text, action) pair of the history window: raw text, projected action."""
+
+    observation: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A later user turn of a transcript: the observation proper, and what is said after it.
+
+    Only ``observation`` is a state-prediction target; ``appendix`` (the admissible actions and the
+    reminder of the format) is prompt.
+    """
+
+    observation: str
+    appendix: str
+
+
+def task_of(initial_text: str) -> str:
+    """The instruction in an initial observation, or the empty string if it states none."""
+    _, found, task = initial_text.partition(TASK_MARK)
+    return task.strip() if found else ""
+
+
+def without_banner(text: str) -> str:
+    """The observation without the game's welcome banner."""
+    return text.replace(_WELCOME, "").strip()
+
+
+def shown_actions(observation: Observation) -> tuple[str, ...]:
+    """Admissible actions as a prompt lists them (``help`` left out, as published)."""
+    return tuple(a for a in observation.admissible if a not in _HIDDEN)
+
+
+def _action_list(observation: Observation) -> str:
+    return ", ".join(f"'{a}'" for a in shown_actions(observation))
+
+
+_REASONED_FORMAT = (
+    "Think step by step about the current situation inside <think> </think> tags, "
+    "then give exactly one action inside <action> </action> tags."
+)
+
+
+def opening_message(settings: PromptSettings, initial: Observation) -> Message:
+    """First user turn of a transcript: the room and the task, and for chat models how to answer."""
+    text = without_banner(initial.text)
+    if settings.form is PromptForm.COMPACT:
+        listed = f"\n{_action_list(initial)}" if settings.show_admissible else ""
+        return Message("user", text + listed)
+    parts = ["You act in a household described in text and must complete a task.", text]
+    if settings.show_admissible:
+        parts.append(f"Admissible actions now: [{_action_list(initial)}].")
+    parts.append(_REASONED_FORMAT)
+    return Message("user", "\n".join(parts))
+
+
+def follow_up(settings: PromptSettings, observation: Observation) -> FollowUp:
+    """Later user turn of a transcript."""
+    parts = []
+    if settings.show_admissible:
+        listed = _action_list(observation)
+        compact = settings.form is PromptForm.COMPACT
+        parts.append(listed if compact else f"Admissible actions now: [{listed}].")
+    if settings.form is PromptForm.REASONED:
+        parts.append(_REASONED_FORMAT)
+    return FollowUp(without_banner(observation.text), "".join(f"\n{p}" for p in parts))
+
+
+def step_message(
+    settings: PromptSettings,
+    initial: Observation,
+    past: Sequence[PastStep],
+    current: Observation,
+) -> Message:
+    """The one user turn of a row in the ``steps`` layout.
+
+    Args:
+        settings: Form, history length and whether to list actions.
+        initial: The episode's first observation (states the task).
+        past: Every step so far, oldest first; the last ``settings.history`` are shown.
+        current: What the policy has to act on.
+    """
+    shown = past[len(past) - settings.history :] if settings.history else ()
+    if settings.form is PromptForm.COMPACT:
+        return Message("user", _compact_step(settings, initial, shown, current))
+    task = task_of(initial.text)
+    parts = [f"You act in a household described in text. Your task is to: {task}"]
+    if past:
+        parts.append(f"Steps taken so far: {len(past)}. The last {len(shown)} observations and actions:")
+        first = len(past) - len(shown) + 1
+        parts += [
+            f"[Observation {n}: '{without_banner(step.observation)}', Action {n}: '{step.action}']"
+            for n, step in enumerate(shown, start=first)
+        ]
+    parts.append(f"Current observation: {without_banner(current.text)}")
+    if settings.show_admissible:
+        parts.append(f"Admissible actions now: [{_action_list(current)}].")
+    parts.append(_REASONED_FORMAT)
+    return Message("user", "\n".join(parts))
+
+
+def _compact_step(
+    settings: PromptSettings, initial: Observation, shown: Sequence[PastStep], current: Observation
+) -> str:
+    opening = without_banner(initial.text)
+    lines = [opening]
+    for step in shown:
+        text = without_banner(step.observation)
+        # The opening is shown once: it holds the room and the task whatever the window.
+        lines += [f"> {step.action}"] if text == opening else [text, f"> {step.action}"]
+    if without_banner(current.text) != opening:
+        lines.append(without_banner(current.text))
+    if settings.show_admissible:
+        lines.append(_action_list(current))
+    return "\n".join(lines)
