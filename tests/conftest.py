@@ -1,0 +1,28 @@
+"""What every test runs under: one thread, no network, and shape checks switched on.
+
+The settings stand above all other imports because the libraries read them when they are imported.
+Subprocesses started by a test inherit them.
+"""
+
+import os
+
+os.environ.update(
+    # Tests run beside each other and beside other work: two processes with two threads each on two
+    # cores are several times slower than one thread each. A result must not depend on the count.
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    OPENBLAS_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
+    DO_NOT_TRACK="1",
+    MPLBACKEND="Agg",
+)
+
+from jaxtyping import install_import_hook
+
+# Shape annotations of these rooms are executed under pytest only: users pay nothing for them. The
+# hook works on modules imported after it, hence here and for the whole session.
+_shape_checks = install_import_hook(["envrl.losses", "envrl.training", "envrl.policy"], "beartype.beartype")
