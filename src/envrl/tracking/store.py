@@ -1,0 +1,185 @@
+"""Where MLflow keeps its runs: one SQLite file and one folder of artifacts below a root folder.
+
+MLflow is imported inside the functions, because that import takes seconds which ``--help`` should
+not cost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from envrl.errors import DataFault
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_ROOT = Path("mlruns")
+"""Root folder of the store when none is named."""
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+"""Environment variable that names another store; it wins over the root folder."""
+_LOCK_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An opened store; plain strings, so that it can be handed to another process.
+
+    Attributes:
+        root: Folder the store was asked for.
+        uri: MLflow tracking URI.
+        artifact_uri: Folder of artifacts as a URI, or ``None`` where the server decides.
+    """
+
+    root: Path
+    uri: str
+    artifact_uri: str | None
+
+
+def quiet_mlflow() -> Any:
+    """Imports MLflow without its start-up chatter and without its usage reports over the network.
+
+    A level set in ``MLFLOW_LOGGING_LEVEL`` or a choice in ``MLFLOW_DISABLE_TELEMETRY`` is kept. Must
+    run before anything else imports MLflow in the process, because MLflow reads both on import.
+    """
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+
+    return mlflow
+
+
+def client(store: Store) -> MlflowClient:
+    """MLflow's client of the store."""
+    made: MlflowClient = quiet_mlflow().MlflowClient(store.uri)
+    return made
+
+
+def open_store(root: Path = DEFAULT_ROOT) -> Store:
+    """Opens the store below ``root`` and creates it if there is none, safe against a second process.
+
+    With ``MLFLOW_TRACKING_URI`` set, that store is used and ``root`` only remembered.
+
+    Args:
+        root: Folder for ``mlflow.db`` and ``artifacts/``; created with its parents.
+
+    Raises:
+        DataFault: The folder can't be written, the database is broken or of another MLflow version,
+            or the server named by ``MLFLOW_TRACKING_URI`` doesn't answer.
+    """
+    if uri := os.environ.get(URI_VARIABLE, "").strip():
+        store = Store(root=root, uri=uri, artifact_uri=None)
+        with _few_retries():
+            _probe(store)
+        return store
+    root = root.expanduser().resolve()
+    artifacts = root / "artifacts"
+    _check_writable(root, artifacts)
+    store = Store(root=root, uri=f"sqlite:///{root / 'mlflow.db'}", artifact_uri=artifacts.as_uri())
+    with _locked(root / ".store.lock"):
+        _check_database(root / "mlflow.db")
+        _probe(store)
+    return store
+
+
+def experiment_id(store: Store, experiment: str) -> str:
+    """Id of the experiment of that name, created if there is none, also when two processes ask at once.
+
+    Raises:
+        DataFault: The experiment was deleted in MLflow and not yet purged.
+    """
+    from mlflow.exceptions import MlflowException
+
+    mlflow_client = client(store)
+    found = mlflow_client.get_experiment_by_name(experiment)
+    if found is None:
+        location = f"{store.artifact_uri}/{experiment}" if store.artifact_uri else None
+        try:
+            return str(mlflow_client.create_experiment(experiment, artifact_location=location))
+        except MlflowException:
+            # Another process was faster; anything else shows up as the experiment still missing.
+            found = mlflow_client.get_experiment_by_name(experiment)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise DataFault(
+            f"the MLflow experiment {experiment!r} in {store.uri} is deleted; restore it with "
+            f"`mlflow experiments restore -x {found.experiment_id}` or choose another name"
+        )
+    return str(found.experiment_id)
+
+
+def _check_writable(root: Path, artifacts: Path) -> None:
+    """Writes and removes a file in both folders: permission bits alone don't tell (read-only mounts)."""
+    try:
+        artifacts.mkdir(parents=True, exist_ok=True)
+        for folder in (root, artifacts):
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):
+                pass
+    except OSError as fault:
+        raise DataFault(
+            f"the MLflow folder {root} can't be written ({fault.strerror or fault}); make it writable, "
+            f"choose another folder, or set {URI_VARIABLE} to a running MLflow server"
+        ) from fault
+
+
+def _check_database(path: Path) -> None:
+    """Opens the file as SQLite first, because MLflow retries a broken one for minutes."""
+    existed = path.exists()
+    try:
+        with closing(sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None)) as connection:
+            # Readers (the MLflow UI) and a writer don't block each other in this mode.
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as fault:
+        if not existed:
+            path.unlink(missing_ok=True)
+        raise DataFault(
+            f"{path} is not a database MLflow can write ({fault}); move it away, make it writable, or "
+            "choose another MLflow folder"
+        ) from fault
+
+
+def _probe(store: Store) -> None:
+    """Asks for one experiment: creates the tables of a new store, finds an unusable one."""
+    mlflow = quiet_mlflow()
+    try:
+        client(store).search_experiments(max_results=1)
+    except (mlflow.exceptions.MlflowException, OSError, ValueError) as fault:
+        reason = str(fault).strip().splitlines()[0]
+        raise DataFault(
+            f"the MLflow store {store.uri} can't be used: {reason}; give another folder or set "
+            f"{URI_VARIABLE} to a store of this MLflow version ({mlflow.__version__})"
+        ) from fault
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock of the operating system on ``path``; it is freed when a process dies."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _few_retries() -> Iterator[None]:
+    """Lets a server that is down be noticed within seconds; MLflow alone tries for four minutes."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "2")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
