@@ -62,9 +62,13 @@ class RoomSettings:
             ConfigFault: A value is out of range or a task type is unknown or given twice.
         """
         if self.receptacles is not None and self.receptacles < _SMALLEST_ROOM:
-            raise ConfigFault(f"receptacles={self.receptacles} is too small for the tasks: use 4 or more, or None")
+            raise ConfigFault(
+                f"receptacles={self.receptacles} is too small for the tasks: use 4 or more, or None"
+            )
         if self.objects_per_receptacle is not None and not 0 < self.objects_per_receptacle <= 10:
-            raise ConfigFault(f"objects_per_receptacle={self.objects_per_receptacle}: use a value in (0, 10], or None")
+            raise ConfigFault(
+                f"objects_per_receptacle={self.objects_per_receptacle}: use a value in (0, 10], or None"
+            )
         if self.max_steps < 1:
             raise ConfigFault(f"max_steps={self.max_steps}: an episode needs at least 1 step")
         if not self.task_types or len(set(self.task_types)) != len(self.task_types):
@@ -122,7 +126,9 @@ def candidate_scenes(split: str, task_type: str, receptacles: int | None) -> tup
     """
     smallest = receptacles or 0
     fits = tuple(
-        n for n in scenes_for_split(split) if _goals(n, task_type) and len(load_scene(n).receptacles) >= smallest
+        n
+        for n in scenes_for_split(split)
+        if _goals(n, task_type) and len(load_scene(n).receptacles) >= smallest
     )
     if not fits:
         raise ConfigFault(
@@ -184,7 +190,9 @@ class _Shelver:
     def put(self, kind: str, places: Sequence[Receptacle]) -> None:
         """Lays one object of this type on one of the places."""
         weights = np.array([TYPICAL_LOAD[r.kind] for r in places])
-        place = places[int(np.searchsorted(np.cumsum(weights), self._rng.random() * weights.sum(), side="right"))]
+        place = places[
+            int(np.searchsorted(np.cumsum(weights), self._rng.random() * weights.sum(), side="right"))
+        ]
         self.objects.append(PlacedObject(self._name(kind), kind, place.identifier))
 
     def put_anywhere(self, kind: str) -> None:
@@ -194,7 +202,11 @@ class _Shelver:
 
 
 def _draw_objects(
-    rng: np.random.Generator, scene: Scene, task: Task, receptacles: tuple[Receptacle, ...], settings: RoomSettings
+    rng: np.random.Generator,
+    scene: Scene,
+    task: Task,
+    receptacles: tuple[Receptacle, ...],
+    settings: RoomSettings,
 ) -> tuple[PlacedObject, ...]:
     """Targets first, so that the task can be solved and is not solved yet; then others up to the density."""
     shelver = _Shelver(rng, receptacles)

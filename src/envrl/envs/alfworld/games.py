@@ -35,7 +35,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataFault(f"can't read {path} as JSON: {error}. Check the path or fetch the file again") from error
+        raise DataFault(
+            f"can't read {path} as JSON: {error}. Check the path or fetch the file again"
+        ) from error
     if not isinstance(data, dict):
         raise DataFault(f"{path} holds a {type(data).__name__}, not a JSON object: it is not a game file")
     return data

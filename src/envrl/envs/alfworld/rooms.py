@@ -46,7 +46,15 @@ TYPICAL_LOAD: dict[str, float] = {
 }  # fmt: skip
 """Mean number of objects on one receptacle of the type, counted over a fifteenth of the official games."""
 
-LAMP_PLACES: tuple[str, ...] = ("CoffeeTable", "Desk", "DiningTable", "Dresser", "Shelf", "SideTable", "TVStand")
+LAMP_PLACES: tuple[str, ...] = (
+    "CoffeeTable",
+    "Desk",
+    "DiningTable",
+    "Dresser",
+    "Shelf",
+    "SideTable",
+    "TVStand",
+)
 """Receptacle types a lamp may stand on (the package's table of places leaves lamps out)."""
 
 OPENABLE: frozenset[str] = frozenset(constants.OPENABLE_CLASS_SET)
@@ -172,7 +180,9 @@ def load_scene(number: int) -> Scene:
         layout = json.loads((folder / f"FloorPlan{number}-openable.json").read_text())
         names = set(json.loads((folder / f"FloorPlan{number}-objects.json").read_text()))
     except OSError as error:
-        raise DataFault(f"layout of scene {number} is missing: reinstall the alfworld package ({error})") from error
+        raise DataFault(
+            f"layout of scene {number} is missing: reinstall the alfworld package ({error})"
+        ) from error
     placed = _placed(layout)
     basins = {_BASINS[n] for n in names if n in _BASINS}
     receptacles = placed + _unplaced(names | basins, placed)
