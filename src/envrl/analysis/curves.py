@@ -1,0 +1,231 @@
+"""Success-rate curves: tables from records or MLflow, and plots with interval bands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from envrl.analysis.records import RunRecord
+from envrl.analysis.statistics import bootstrap_interval
+from envrl.analysis.summary import CurvePoint, StudySummary
+from envrl.errors import DataFault
+from envrl.seeding import generator
+from envrl.tracking.store import Store, client
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+COLUMNS = ["arm", "seed", "iteration", "success_rate"]
+TOTAL = "eval/success_rate"
+
+# Okabe and Ito's colours, told apart by colour-blind readers; yellow left out, too pale on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LINES = ("-", "--", "-.", ":")
+_DPI = 150
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCurve:
+    """What is drawn for one arm: points with intervals, and of how many seeds they are the mean."""
+
+    arm: str
+    seeds: int
+    points: tuple[CurvePoint, ...]
+
+
+def table_from_records(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """One row per arm, seed and evaluation: ``arm, seed, iteration, success_rate``."""
+    rows = [
+        (record.arm, record.seed, evaluation.iteration, evaluation.success_rate)
+        for record in records
+        for evaluation in record.evaluations
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def table_from_mlflow(
+    store: Store, experiment: str, parent_id: str | None = None, metric: str = TOTAL
+) -> pd.DataFrame:
+    """The same table read from MLflow's child runs, which carry the tags ``arm`` and ``seed``.
+
+    A point that was logged twice, because a run was killed and continued, counts once, as logged last.
+
+    Args:
+        store: The opened store.
+        experiment: MLflow experiment of the study.
+        parent_id: Run of one study; ``None`` takes every study of the experiment.
+        metric: Another metric of the same kind, e.g. one task type's ``eval/success_rate/<family>``.
+
+    Raises:
+        DataFault: There is no such experiment, or none of its runs has logged the metric.
+    """
+    mlflow_client = client(store)
+    found = mlflow_client.get_experiment_by_name(experiment)
+    if found is None:
+        known = ", ".join(sorted(e.name for e in mlflow_client.search_experiments())) or "none"
+        raise DataFault(f"there is no MLflow experiment {experiment!r} in {store.uri}; there are: {known}")
+    rows: list[tuple[str, int, int, float]] = []
+    for run in _arm_runs(mlflow_client, found.experiment_id, parent_id):
+        latest: dict[int, tuple[int, float]] = {}
+        for point in mlflow_client.get_metric_history(run.info.run_id, metric):
+            if point.step not in latest or point.timestamp >= latest[point.step][0]:
+                latest[point.step] = (point.timestamp, point.value)
+        tags = run.data.tags
+        rows += [(tags["arm"], int(tags["seed"]), step, latest[step][1]) for step in sorted(latest)]
+    if not rows:
+        raise DataFault(f"no run of the MLflow experiment {experiment!r} in {store.uri} has logged {metric}")
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values(COLUMNS[:3], ignore_index=True)
+
+
+def curves_from_table(table: pd.DataFrame, seed: int = 0) -> tuple[ArmCurve, ...]:
+    """Mean over seeds with a 95 % bootstrap interval over seeds, for each arm.
+
+    The table holds no single games, so the interval knows the spread between seeds only; with one seed
+    it has width 0. :func:`curves_from_summary` has intervals over seeds and games. Iterations that not
+    every seed of an arm has reached are left out, so that all points are means of the same runs.
+
+    Args:
+        table: Columns ``arm, seed, iteration, success_rate``.
+        seed: Seed of the resamples.
+
+    Raises:
+        DataFault: An arm has the same seed and iteration twice (two studies in one table).
+    """
+    curves = []
+    for arm, part in table.groupby("arm", sort=False):
+        if part.duplicated(["seed", "iteration"]).any():
+            raise DataFault(
+                f"arm {arm!r} has a seed twice, so the table mixes studies; choose one by its parent run"
+            )
+        wide = part.pivot(index="seed", columns="iteration", values="success_rate").dropna(axis="columns")
+        points = tuple(
+            CurvePoint(
+                int(str(iteration)),
+                bootstrap_interval(wide[[iteration]].to_numpy(dtype=np.float64), generator(seed, "curve")),
+            )
+            for iteration in wide.columns
+        )
+        curves.append(ArmCurve(str(arm), len(wide), points))
+    return tuple(curves)
+
+
+def curves_from_summary(summary: StudySummary) -> tuple[ArmCurve, ...]:
+    """Total success of every arm, with intervals over seeds and games."""
+    return tuple(ArmCurve(arm.name, len(arm.seeds), arm.curve) for arm in summary.arms)
+
+
+def family_curves_from_summary(summary: StudySummary) -> dict[str, tuple[ArmCurve, ...]]:
+    """Success of every arm for each task type, with intervals over seeds and games."""
+    families = sorted({family for arm in summary.arms for family in arm.family_curves})
+    return {
+        family: tuple(ArmCurve(a.name, len(a.seeds), a.family_curves[family]) for a in summary.arms)
+        for family in families
+    }
+
+
+def plot_curves(curves: Sequence[ArmCurve], title: str) -> Figure:
+    """Success against iteration for each arm: mean line and 95 % band, percent from 0."""
+    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    _draw(axes, curves)
+    axes.set_ylim(0.0, _top(curves))
+    axes.set_title(title)
+    axes.set_xlabel("training iterations")
+    axes.set_ylabel("success rate (%)")
+    axes.legend(title="mean, 95 % interval", frameon=False)
+    return figure
+
+
+def plot_family_curves(families: Mapping[str, Sequence[ArmCurve]], title: str) -> Figure:
+    """Small multiples, one per task type, with the same axes.
+
+    Raises:
+        ValueError: There is no task type.
+    """
+    if not families:
+        raise ValueError("there is no task type to plot")
+    columns = min(3, len(families))
+    lines = -(-len(families) // columns)
+    figure = Figure(figsize=(3.4 * columns + 0.6, 2.6 * lines + 1.0), layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    panels = list(grid.flat)
+    for axes, (family, curves) in zip(panels, families.items(), strict=False):
+        _draw(axes, curves)
+        axes.set_title(family, fontsize="small")
+    for axes in panels[len(families) :]:
+        axes.set_visible(False)
+    panels[0].set_ylim(0.0, max(_top(curves) for curves in families.values()))
+    figure.suptitle(title)
+    figure.supxlabel("training iterations")
+    figure.supylabel("success rate (%)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG and returns the path.
+
+    Raises:
+        DataFault: The folder can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=_DPI)
+    except OSError as fault:
+        raise DataFault(
+            f"{path} can't be written ({fault.strerror or fault}); free or choose another folder"
+        ) from fault
+    return path
+
+
+def _draw(axes: Axes, curves: Sequence[ArmCurve]) -> None:
+    for number, curve in enumerate(curves):
+        x = [point.iteration for point in curve.points]
+        colour = _COLOURS[number % len(_COLOURS)]
+        low = [100.0 * point.success.low for point in curve.points]
+        high = [100.0 * point.success.high for point in curve.points]
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0.0)
+        axes.plot(
+            x,
+            [100.0 * point.success.value for point in curve.points],
+            color=colour,
+            marker=_MARKERS[number % len(_MARKERS)],
+            linestyle=_LINES[number % len(_LINES)],
+            markersize=4,
+            label=f"{curve.arm} ({curve.seeds} seed{'s' if curve.seeds != 1 else ''})",
+        )
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _top(curves: Sequence[ArmCurve]) -> float:
+    """Upper end of the axis: the next ten percent above every band, so that no band is cut."""
+    highest = max((point.success.high for curve in curves for point in curve.points), default=1.0)
+    return float(min(100.0, 10.0 * np.ceil(10.0 * highest + 1e-9))) + 1.0
+
+
+def _arm_runs(mlflow_client: MlflowClient, experiment: str, parent_id: str | None) -> list[Run]:
+    """Runs of an experiment that belong to an arm and seed, over all pages."""
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = mlflow_client.search_runs([experiment], page_token=token)
+        runs += [
+            run
+            for run in page
+            if {"arm", "seed"} <= run.data.tags.keys()
+            and parent_id in (None, run.data.tags.get("mlflow.parentRunId"))
+        ]
+        token = page.token
+        if not token:
+            return runs

@@ -1,0 +1,202 @@
+"""The report of a study: ``results.json``, ``report.md``, curves as PNG, and a table on the console."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from envrl.analysis.curves import (
+    curves_from_summary,
+    family_curves_from_summary,
+    plot_curves,
+    plot_family_curves,
+    save_png,
+)
+from envrl.analysis.records import RunRecord, write_text_atomic
+from envrl.analysis.statistics import RESAMPLES, Comparison, Estimate
+from envrl.analysis.summary import ArmSummary, StudySummary, summarise
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPaths:
+    """Files a report consists of."""
+
+    results: Path
+    report: Path
+    curves: Path
+    family_curves: Path
+
+
+def write_report(
+    study_folder: Path, records: Sequence[RunRecord], baseline: str, title: str | None = None
+) -> ReportPaths:
+    """Writes the report of a study into its folder; the same records give the same numbers.
+
+    Args:
+        study_folder: Gets ``results.json``, ``report.md``, ``curves.png`` and ``curves_by_family.png``.
+        records: What :func:`envrl.analysis.records.load_records` returns.
+        baseline: Arm the others are compared with.
+        title: Heading, by default the folder's name.
+
+    Raises:
+        DataFault: There is nothing to report (see :func:`envrl.analysis.summary.summarise`) or the
+            folder can't be written.
+    """
+    summary = summarise(records, baseline)
+    title = title or study_folder.resolve().name
+    paths = ReportPaths(
+        results=study_folder / "results.json",
+        report=study_folder / "report.md",
+        curves=study_folder / "curves.png",
+        family_curves=study_folder / "curves_by_family.png",
+    )
+    save_png(plot_curves(curves_from_summary(summary), title), paths.curves)
+    save_png(plot_family_curves(family_curves_from_summary(summary), title), paths.family_curves)
+    results = json.dumps(results_document(summary), indent=1, ensure_ascii=False, allow_nan=False)
+    write_text_atomic(paths.results, results + "\n")
+    write_text_atomic(paths.report, _markdown(summary, title, paths))
+    return paths
+
+
+def results_document(summary: StudySummary) -> dict[str, Any]:
+    """The content of ``results.json``: plain numbers, rates in [0, 1]."""
+    return {
+        "panel": summary.panel_hash,
+        "arms": {arm.name: _arm_document(arm) for arm in summary.arms},
+        "baseline": summary.baseline,
+        "games": summary.arms[0].games,
+        "comparisons": {name: _comparison_document(c) for name, c in summary.comparisons.items()},
+        "differing_config": {key: dict(values) for key, values in summary.differing_config.items()},
+        "missing": list(summary.missing),
+    }
+
+
+def print_summary(summary: StudySummary, console: Console | None = None) -> None:
+    """Prints the table of a study, 80 columns wide, and below it what is missing."""
+    title = f"success, % of {summary.arms[0].games} games (95 % intervals)"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1), expand=False)
+    table.add_column("arm", overflow="fold")
+    for heading in ("seeds", "before", "after", "interval", "Δ baseline", "p", "reached", "s/run"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for arm in summary.arms:
+        against = summary.comparisons.get(arm.name)
+        table.add_row(
+            Text(arm.name),
+            str(len(arm.seeds)),
+            _percent(arm.initial.value),
+            _percent(arm.final.value),
+            f"{_percent(arm.final.low)}–{_percent(arm.final.high)}",
+            _signed(against.difference.value) if against else "–",
+            _p_value(against.p_value) if against else "–",
+            "never" if arm.iterations_to_baseline is None else str(arm.iterations_to_baseline),
+            f"{arm.seconds:.0f}",
+        )
+    console = console or Console()
+    console.print(table)
+    console.print(
+        Text(
+            f"Δ baseline: points more than {summary.baseline}, same games and seeds. "
+            "reached: iterations to the baseline's final success."
+        )
+    )
+    for sentence in summary.missing:
+        console.print(Text(f"missing: {sentence}"))
+
+
+def _arm_document(arm: ArmSummary) -> dict[str, Any]:
+    return {
+        "seeds": len(arm.seeds),
+        "initial": arm.initial.value,
+        "final": arm.final.value,
+        "ci95": _ends(arm.final),
+        "curve": [point.success.value for point in arm.curve],
+        "per_family": {family: curve[-1].success.value for family, curve in arm.family_curves.items()},
+        "iterations_to_baseline": arm.iterations_to_baseline,
+        "curve_iterations": [point.iteration for point in arm.curve],
+        "curve_ci95": [_ends(point.success) for point in arm.curve],
+        "per_family_ci95": {family: _ends(c[-1].success) for family, c in arm.family_curves.items()},
+        "seed_numbers": list(arm.seeds),
+        "gain": arm.gain.value,
+        "gain_ci95": _ends(arm.gain),
+        "final_interquartile_mean": arm.final_interquartile_mean,
+        "final_macro": arm.final_macro,
+        "final_episode_length": arm.final_episode_length,
+        "final_task_score": arm.final_task_score,
+        "seconds": arm.seconds,
+    }
+
+
+def _comparison_document(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "difference": comparison.difference.value,
+        "ci95": _ends(comparison.difference),
+        "p": comparison.p_value,
+        "seeds": list(comparison.seeds),
+        "seed_differences": list(comparison.seed_differences),
+    }
+
+
+def _markdown(summary: StudySummary, title: str, paths: ReportPaths) -> str:
+    environment = Environment(
+        loader=PackageLoader("envrl.analysis"),
+        # Markdown, not HTML: cells are protected by the filter of that name.
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        cell=_cell, percent=_percent, signed=_signed, interval=_interval,
+        signed_interval=_signed_interval, p_value=_p_value,
+    )  # fmt: skip
+    return environment.get_template("report.md.j2").render(
+        summary=summary,
+        title=title,
+        games=summary.arms[0].games,
+        first=summary.arms[0].curve[0].iteration,
+        last=summary.arms[0].curve[-1].iteration,
+        families=sorted(summary.arms[0].family_curves),
+        curves=paths.curves.name,
+        family_curves=paths.family_curves.name,
+        resamples=RESAMPLES,
+        fewest_seeds=min(len(arm.seeds) for arm in summary.arms),
+    )
+
+
+def _ends(estimate: Estimate) -> list[float]:
+    return [estimate.low, estimate.high]
+
+
+def _cell(text: str) -> str:
+    """A text that can't break out of a table cell or a line."""
+    return " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _percent(value: float) -> str:
+    return f"{100.0 * value:.1f}"
+
+
+def _signed(value: float) -> str:
+    return f"{100.0 * value:+.1f}"
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"[{_percent(estimate.low)}, {_percent(estimate.high)}]"
+
+
+def _signed_interval(estimate: Estimate) -> str:
+    return f"[{_signed(estimate.low)}, {_signed(estimate.high)}]"
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "<.001"
