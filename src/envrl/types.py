@@ -6,6 +6,7 @@ Axis words used in shape annotations across the package:
 - ``seq``: token positions of a row, right-padded
 - ``vocab``: entries of the tokenizer
 - ``rows``: rows of one GRPO group pool
+- ``groups``: groups of episodes of one game
 - ``target``: positions at which a loss has a target token
 """
 
@@ -96,6 +97,26 @@ class StepResult:
     terminated: bool
     truncated: bool
     info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message; ``role`` is ``user`` or ``assistant`` in the chat template's sense."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A later user turn of a transcript: the observation proper, and what is said after it.
+
+    Only ``observation`` is a state-prediction target; ``appendix`` (the admissible actions and the
+    reminder of the format) is prompt.
+    """
+
+    observation: str
+    appendix: str
 
 
 @dataclass(frozen=True, slots=True)

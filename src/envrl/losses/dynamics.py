@@ -7,7 +7,6 @@ nor is diluted by the policy's loss.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -15,14 +14,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from envrl.losses.terms import LossTerm, same_shape, scaled_sum
+from envrl.losses.terms import Denominator, LossTerm, same_shape, scaled_sum
 
 
 def state_prediction(
     target_logprobs: Float[Tensor, "target"],
     *,
     argmax_correct: Bool[Tensor, "target"] | None = None,
-    denominator: float | Tensor,
+    denominator: Denominator,
 ) -> LossTerm:
     """L_SP: token cross-entropy of the next observation given the observation and the action.
 
@@ -50,8 +49,8 @@ def inverse_dynamics(
     argmax_correct: Bool[Tensor, "target"],
     row_ids: Int[Tensor, "target"],
     *,
-    denominator: float | Tensor,
-    row_denominator: float | Tensor,
+    denominator: Denominator,
+    row_denominator: Denominator,
 ) -> LossTerm:
     """L_ID: token cross-entropy of the action given the observations before and after it.
 
@@ -114,9 +113,3 @@ def shuffled_pairing(keys: Sequence[Hashable], rng: np.random.Generator) -> list
             partner = rng.choice(partners)
             pairing[item], pairing[partner] = pairing[partner], pairing[item]
     return [int(i) for i in pairing]
-
-
-def possible_mismatches(keys: Sequence[Hashable]) -> int:
-    """Most items that any permutation can give foreign content: n, or 2·(n − m) if m > n/2 are equal."""
-    most = max(Counter(keys).values(), default=0)
-    return min(len(keys), 2 * (len(keys) - most))

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from envrl.errors import ConfigFault
-from envrl.losses.terms import LossTerm, at_least_float32, same_shape, scaled_sum
+from envrl.losses.terms import Denominator, LossTerm, at_least_float32, same_shape, scaled_sum
 
 LOG_RATIO_LIMIT = 20.0
 """Log-ratios are cut at ± this before ``exp`` so that one broken token can't make the loss infinite."""
@@ -65,7 +65,7 @@ def clipped_surrogate(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float | None = 3.0,
-    denominator: float | Tensor,
+    denominator: Denominator,
 ) -> LossTerm:
     """PPO's clipped surrogate, as a loss, with dual clipping of negative advantages.
 
@@ -126,7 +126,7 @@ def kl_k3(
     reference_logprobs: Float[Tensor, "target"],
     *,
     clamp: float = 10.0,
-    denominator: float | Tensor,
+    denominator: Denominator,
 ) -> LossTerm:
     """Low-variance estimate of KL(policy ‖ reference) on sampled tokens, nats per token.
 
@@ -160,7 +160,7 @@ def kl_k3(
     return LossTerm(value, {"kl": value.detach(), "kl_clamped_share": clamped})
 
 
-def entropy_bonus(entropies: Float[Tensor, "target"], *, denominator: float | Tensor) -> LossTerm:
+def entropy_bonus(entropies: Float[Tensor, "target"], *, denominator: Denominator) -> LossTerm:
     """Minus the mean entropy, so that adding ``coefficient · value`` rewards a spread-out policy.
 
     Args:

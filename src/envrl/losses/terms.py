@@ -12,6 +12,9 @@ from torch import Tensor
 
 from envrl.errors import ConfigFault
 
+Denominator = int | float | Tensor
+"""Number of targets in the whole update batch, what every sum over targets is divided by; > 0."""
+
 
 @dataclass(frozen=True, slots=True)
 class LossTerm:
@@ -60,7 +63,7 @@ def same_shape(**tensors: Tensor) -> None:
         )
 
 
-def scaled_sum(values: Shaped[Tensor, "target"], denominator: float | Tensor) -> Float[Tensor, ""]:
+def scaled_sum(values: Shaped[Tensor, "target"], denominator: Denominator) -> Float[Tensor, ""]:
     """Sum of the values divided by the denominator.
 
     Args:
