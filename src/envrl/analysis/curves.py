@@ -141,7 +141,7 @@ def plot_curves(curves: Sequence[ArmCurve], title: str) -> Figure:
     axes.set_title(title)
     axes.set_xlabel("training iterations")
     axes.set_ylabel("success rate (%)")
-    axes.legend(title="mean, 95 % interval", frameon=False)
+    _legend(figure, axes)
     return figure
 
 
@@ -165,10 +165,12 @@ def plot_family_curves(families: Mapping[str, Sequence[ArmCurve]], title: str) -
         axes.set_visible(False)
     panels[0].set_ylim(0.0, max(_top(curves) for curves in families.values()))
     figure.suptitle(title)
-    figure.supxlabel("training iterations")
-    figure.supylabel("success rate (%)")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    # On the axes themselves: a label of the whole figure would lie under the legend.
+    for axes in grid[-1]:
+        axes.set_xlabel("training iterations")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("success rate (%)")
+    _legend(figure, panels[0])
     return figure
 
 
@@ -188,13 +190,22 @@ def save_png(figure: Figure, path: Path) -> Path:
     return path
 
 
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Below the plots, where it covers no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False,
+        title="line: mean over seeds · band: 95 % interval", fontsize="small", title_fontsize="small",
+    )  # fmt: skip
+
+
 def _draw(axes: Axes, curves: Sequence[ArmCurve]) -> None:
     for number, curve in enumerate(curves):
         x = [point.iteration for point in curve.points]
         colour = _COLOURS[number % len(_COLOURS)]
         low = [100.0 * point.success.low for point in curve.points]
         high = [100.0 * point.success.high for point in curve.points]
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0.0)
+        axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0.0)
         axes.plot(
             x,
             [100.0 * point.success.value for point in curve.points],

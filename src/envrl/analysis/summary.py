@@ -202,7 +202,7 @@ def _why_missing(record: RunRecord) -> str:
 
 
 def _uneven(arms: Sequence[_Arm]) -> list[str]:
-    """A sentence for each arm that ends before the longest one: its final success is compared all the same."""
+    """A sentence for each arm that ends early; its final success is compared all the same."""
     longest = max(arm.iterations[-1] for arm in arms)
     return [
         f"{arm.name}: ends at iteration {arm.iterations[-1]}, other arms at {longest}"
