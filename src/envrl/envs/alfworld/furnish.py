@@ -1,4 +1,4 @@
-"""Draws rooms with a task that can be solved: choice of scene, goal, furniture and where every object lies."""
+"""Draws rooms with a task that can be solved: scene, goal, furniture and where every object lies."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _sources(goal: _Goal, receptacles: Sequence[Receptacle]) -> list[Receptacle]
 
 @cache
 def _goals(number: int, task_type: str) -> tuple[_Goal, ...]:
-    """Goals of a task type that make sense in a scene: the object occurs there, fits, and has a place to be found."""
+    """Goals of a task type that make sense in a scene: the object occurs, fits, and has a place to be found."""
     scene = load_scene(number)
     if scene.room_type not in constants.GOALS_VALID[task_type]:
         return ()

@@ -33,7 +33,7 @@ _OPPOSITE = {"heat": "cool", "cool": "heat"}
 
 @dataclass(frozen=True, slots=True)
 class TaskWords:
-    """An instruction taken apart; all words lower case, ``receptacle`` or ``toggle`` empty where not named."""
+    """An instruction taken apart, in lower case; ``receptacle`` or ``toggle`` is empty where not named."""
 
     task_type: str
     target: str

@@ -32,7 +32,7 @@ class PlacedObject:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is asked for. ``toggle`` is empty but for ``look_at_obj_in_light``, which has no ``receptacle_type``."""
+    """What is asked for. Only ``look_at_obj_in_light`` has a ``toggle``, and it has no ``receptacle_type``."""
 
     task_type: str
     object_type: str
@@ -53,7 +53,7 @@ class Room:
 
 
 def escape(identifier: str) -> str:
-    """``Cabinet|+00.68|-02.20`` -> ``Cabinet_bar__plus_00_dot_68_bar__minus_02_dot_20``, as in official games."""
+    """``Mug|+00.68|-02.20`` -> ``Mug_bar__plus_00_dot_68_bar__minus_02_dot_20``, as in official games."""
     return identifier.translate(_IDENTIFIER_ESCAPES)
 
 
@@ -126,8 +126,8 @@ def problem_text(room: Room) -> str:
     indent = "\n        "
     return (
         f"\n(define (problem plan_scene_{room.scene})\n(:domain alfred)\n(:objects\n        "
-        f"{indent.join(_declarations(room))}\n        )\n\n(:init\n        {indent.join(_facts(room))}\n        )\n"
-        f"{goal.replace('#', '-')}"
+        f"{indent.join(_declarations(room))}\n        )\n\n"
+        f"(:init\n        {indent.join(_facts(room))}\n        )\n{goal.replace('#', '-')}"
     )
 
 

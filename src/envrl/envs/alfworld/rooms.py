@@ -101,7 +101,7 @@ def object_types() -> tuple[str, ...]:
 
 @cache
 def is_action_object(action: str, object_type: str) -> bool:
-    """Whether ``object_type`` is ``Cleanable``, ``Heatable``, ``Coolable``, ``Toggleable`` or ``Sliceable``."""
+    """Whether a type is ``Cleanable``, ``Heatable``, ``Coolable``, ``Toggleable`` or ``Sliceable``."""
     return object_type in constants.VAL_ACTION_OBJECTS[action]
 
 
