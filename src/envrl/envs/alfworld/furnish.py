@@ -101,7 +101,7 @@ def _sources(goal: _Goal, receptacles: Sequence[Receptacle]) -> list[Receptacle]
 
 @cache
 def _goals(number: int, task_type: str) -> tuple[_Goal, ...]:
-    """Goals of a task type that make sense in a scene: the object occurs, fits, and has a place to be found."""
+    """Goals that make sense in a scene: the object occurs, fits, and has a place to be found."""
     scene = load_scene(number)
     if scene.room_type not in constants.GOALS_VALID[task_type]:
         return ()

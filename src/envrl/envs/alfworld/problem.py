@@ -32,7 +32,7 @@ class PlacedObject:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is asked for. Only ``look_at_obj_in_light`` has a ``toggle``, and it has no ``receptacle_type``."""
+    """What is asked for; ``look_at_obj_in_light`` alone has a ``toggle`` and no ``receptacle_type``."""
 
     task_type: str
     object_type: str
