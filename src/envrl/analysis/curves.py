@@ -1,4 +1,4 @@
-"""Success-rate curves: tables from records or MLflow, and plots with interval bands."""
+"""Success-rate curves with interval bands: computed for each arm, drawn, saved."""
 
 from __future__ import annotations
 
@@ -11,20 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from envrl.analysis.records import RunRecord
 from envrl.analysis.statistics import bootstrap_interval
 from envrl.analysis.summary import CurvePoint, StudySummary
 from envrl.errors import DataFault
 from envrl.seeding import generator
-from envrl.tracking.store import Store, client
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-COLUMNS = ["arm", "seed", "iteration", "success_rate"]
-TOTAL = "eval/success_rate"
 
 # Okabe and Ito's colours, told apart by colour-blind readers; yellow left out, too pale on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -42,50 +35,6 @@ class ArmCurve:
     points: tuple[CurvePoint, ...]
 
 
-def table_from_records(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row per arm, seed and evaluation: ``arm, seed, iteration, success_rate``."""
-    rows = [
-        (record.arm, record.seed, evaluation.iteration, evaluation.success_rate)
-        for record in records
-        for evaluation in record.evaluations
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def table_from_mlflow(
-    store: Store, experiment: str, parent_id: str | None = None, metric: str = TOTAL
-) -> pd.DataFrame:
-    """The same table read from MLflow's child runs, which carry the tags ``arm`` and ``seed``.
-
-    A point that was logged twice, because a run was killed and continued, counts once, as logged last.
-
-    Args:
-        store: The opened store.
-        experiment: MLflow experiment of the study.
-        parent_id: Run of one study; ``None`` takes every study of the experiment.
-        metric: Another metric of the same kind, e.g. one task type's ``eval/success_rate/<family>``.
-
-    Raises:
-        DataFault: There is no such experiment, or none of its runs has logged the metric.
-    """
-    mlflow_client = client(store)
-    found = mlflow_client.get_experiment_by_name(experiment)
-    if found is None:
-        known = ", ".join(sorted(e.name for e in mlflow_client.search_experiments())) or "none"
-        raise DataFault(f"there is no MLflow experiment {experiment!r} in {store.uri}; there are: {known}")
-    rows: list[tuple[str, int, int, float]] = []
-    for run in _arm_runs(mlflow_client, found.experiment_id, parent_id):
-        latest: dict[int, tuple[int, float]] = {}
-        for point in mlflow_client.get_metric_history(run.info.run_id, metric):
-            if point.step not in latest or point.timestamp >= latest[point.step][0]:
-                latest[point.step] = (point.timestamp, point.value)
-        tags = run.data.tags
-        rows += [(tags["arm"], int(tags["seed"]), step, latest[step][1]) for step in sorted(latest)]
-    if not rows:
-        raise DataFault(f"no run of the MLflow experiment {experiment!r} in {store.uri} has logged {metric}")
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values(COLUMNS[:3], ignore_index=True)
-
-
 def curves_from_table(table: pd.DataFrame, seed: int = 0) -> tuple[ArmCurve, ...]:
     """Mean over seeds with a 95 % bootstrap interval over seeds, for each arm.
 
@@ -94,7 +43,7 @@ def curves_from_table(table: pd.DataFrame, seed: int = 0) -> tuple[ArmCurve, ...
     every seed of an arm has reached are left out, so that all points are means of the same runs.
 
     Args:
-        table: Columns ``arm, seed, iteration, success_rate``.
+        table: Columns ``arm, seed, iteration, success_rate``, see :mod:`envrl.analysis.tables`.
         seed: Seed of the resamples.
 
     Raises:
@@ -223,20 +172,3 @@ def _top(curves: Sequence[ArmCurve]) -> float:
     """Upper end of the axis: the next ten percent above every band, so that no band is cut."""
     highest = max((point.success.high for curve in curves for point in curve.points), default=1.0)
     return float(min(100.0, 10.0 * np.ceil(10.0 * highest + 1e-9))) + 1.0
-
-
-def _arm_runs(mlflow_client: MlflowClient, experiment: str, parent_id: str | None) -> list[Run]:
-    """Runs of an experiment that belong to an arm and seed, over all pages."""
-    runs: list[Run] = []
-    token: str | None = None
-    while True:
-        page = mlflow_client.search_runs([experiment], page_token=token)
-        runs += [
-            run
-            for run in page
-            if {"arm", "seed"} <= run.data.tags.keys()
-            and parent_id in (None, run.data.tags.get("mlflow.parentRunId"))
-        ]
-        token = page.token
-        if not token:
-            return runs

@@ -83,9 +83,9 @@ def results_document(summary: StudySummary) -> dict[str, Any]:
 def print_summary(summary: StudySummary, console: Console | None = None) -> None:
     """Prints the table of a study, 80 columns wide, and below it what is missing."""
     title = f"success, % of {summary.arms[0].games} games (95 % intervals)"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1), expand=False)
-    table.add_column("arm", overflow="fold")
-    for heading in ("seeds", "before", "after", "interval", "Δ baseline", "p", "reached", "s/run"):
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    table.add_column("arm", overflow="fold", min_width=10)
+    for heading in (" seeds", " before", " after", " interval", " Δ", " p", " reached", " s/run"):
         table.add_column(heading, justify="right", no_wrap=True)
     for arm in summary.arms:
         against = summary.comparisons.get(arm.name)
@@ -104,7 +104,7 @@ def print_summary(summary: StudySummary, console: Console | None = None) -> None
     console.print(table)
     console.print(
         Text(
-            f"Δ baseline: points more than {summary.baseline}, same games and seeds. "
+            f"Δ: points more than {summary.baseline}, same games and seeds. "
             "reached: iterations to the baseline's final success."
         )
     )

@@ -130,7 +130,7 @@ def check_name(name: str) -> MetricSpec:
     if last and (spec := _PREFIXES.get(f"{prefix}/")) is not None:
         return spec
     near = difflib.get_close_matches(name, [spec.name for spec in METRICS], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ConfigFault(
         f"the metric {name!r} is not listed{hint} Add it to METRICS in envrl/tracking/metrics.py "
         "with unit and formula, then run `python -m envrl.tracking.metrics`"

@@ -46,11 +46,13 @@ class Store:
 def quiet_mlflow() -> Any:
     """Imports MLflow without its start-up chatter and without its usage reports over the network.
 
-    A level set in ``MLFLOW_LOGGING_LEVEL`` or a choice in ``MLFLOW_DISABLE_TELEMETRY`` is kept. Must
-    run before anything else imports MLflow in the process, because MLflow reads both on import.
+    What the user has set in ``MLFLOW_LOGGING_LEVEL``, ``MLFLOW_DISABLE_TELEMETRY`` or
+    ``MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR`` is kept. Must run before anything else imports MLflow in
+    the process, because MLflow reads the first two on import.
     """
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     return mlflow
