@@ -1,0 +1,66 @@
+# Everything a user or developer types. `make help` lists it.
+# The virtual environment is made when needed and brought up to date when the pins change.
+
+PYTHON ?= python3
+VENV ?= .venv
+STUDY ?= experiments/quick.yaml
+# What the benchmark plays: real games where ALFWORLD_DATA names them, else generated ones.
+GAMES ?=
+BIN := $(VENV)/bin
+PINS := pyproject.toml constraints.txt tools/install.py
+
+# One thread per process: two processes with two threads each on two cores run several times slower.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.DEFAULT_GOAL := help
+.PHONY: help ablate test test-all lint types bench notebooks reference clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+ablate: $(VENV)/.run ## run a study and report it (STUDY=experiments/quick.yaml)
+	$(BIN)/python -m envrl.experiments.ablate --study $(STUDY)
+
+test: $(VENV)/.dev ## run the fast tests
+	$(ONE_THREAD) $(BIN)/pytest -q -m "not slow"
+
+test-all: $(VENV)/.dev ## run all tests, those that take minutes too
+	$(ONE_THREAD) $(BIN)/pytest -q
+
+lint: $(VENV)/.dev ## check style, formatting and the import rule
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --quiet
+
+types: $(VENV)/.dev ## check types
+	$(BIN)/mypy
+
+bench: $(VENV)/.reference ## compare the native ALFWorld engine with TextWorld (GAMES="path ...")
+	$(ONE_THREAD) $(BIN)/python benchmarks/alfworld_engine.py $(GAMES)
+
+notebooks: $(VENV)/.dev ## execute the notebooks
+	$(ONE_THREAD) $(BIN)/pytest -q -k notebook tests
+
+reference: $(VENV)/.reference ## install TextWorld, for `backend: textworld` and the comparisons
+
+clean: ## remove the virtual environment, caches and build products; runs and results stay
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .benchmarks .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.run: $(PINS)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	  sys.exit(0 if v >= (3, 11) else f"make: Python {v[0]}.{v[1]} is too old; set PYTHON=python3.11 or newer")'
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python tools/install.py run
+	touch $@
+
+$(VENV)/.reference: $(VENV)/.run
+	$(BIN)/python tools/install.py reference
+	touch $@
+
+# The tools bring the reference stack with them, so that its own target has nothing left to do.
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python tools/install.py dev
+	touch $(VENV)/.reference $@
