@@ -150,7 +150,7 @@ def test_data_root_names_the_variable(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path))
     assert data_root() == tmp_path
     monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "gone"))
-    with pytest.raises(DataFault, match="ALFWORLD_DATA names .*gone"):
+    with pytest.raises(DataFault, match=r"ALFWORLD_DATA names .*gone"):
         data_root()
     monkeypatch.delenv("ALFWORLD_DATA")
     with pytest.raises(DataFault, match="ALFWORLD_DATA is not set"):
