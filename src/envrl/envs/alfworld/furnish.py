@@ -100,8 +100,8 @@ def _sources(goal: _Goal, receptacles: Sequence[Receptacle]) -> list[Receptacle]
 
 
 @cache
-def _goals(number: int, task_type: str) -> tuple[_Goal, ...]:
-    """Goals that make sense in a scene: the object occurs, fits, and has a place to be found."""
+def _goals(number: int, task_type: str) -> tuple[tuple[_Goal, ...], ...]:
+    """Goals that make sense in a scene, grouped by object type: it occurs, fits, and can be found."""
     scene = load_scene(number)
     if scene.room_type not in constants.GOALS_VALID[task_type]:
         return ()
@@ -109,12 +109,14 @@ def _goals(number: int, task_type: str) -> tuple[_Goal, ...]:
     if task_type in TOOLS and TOOLS[task_type] not in kinds:
         return ()
     if task_type == "look_at_obj_in_light":
-        return tuple(_Goal(o, "") for o in scene.object_types) if scene.has_desk_lamp else ()
+        return tuple((_Goal(o, ""),) for o in scene.object_types) if scene.has_desk_lamp else ()
     objects = scene.object_types
     if task_type in _PROPERTY:
         objects = tuple(o for o in objects if is_action_object(_PROPERTY[task_type], o))
-    goals = (_Goal(o, k) for o in objects for k in kinds if o in holdable(k) and _is_target(task_type, k))
-    return tuple(goal for goal in goals if _sources(goal, scene.receptacles))
+    targets = [k for k in kinds if _is_target(task_type, k)]
+    groups = ([_Goal(o, k) for k in targets if o in holdable(k)] for o in objects)
+    possible = (tuple(goal for goal in group if _sources(goal, scene.receptacles)) for group in groups)
+    return tuple(group for group in possible if group)
 
 
 @cache
@@ -136,12 +138,6 @@ def candidate_scenes(split: str, task_type: str, receptacles: int | None) -> tup
             "ask for fewer receptacles or leave the task type out"
         )
     return fits
-
-
-def _draw_goal(rng: np.random.Generator, goals: tuple[_Goal, ...]) -> _Goal:
-    """Object type first, so that objects that fit in many places are not asked for more often."""
-    wanted = _pick(rng, sorted({goal.object_type for goal in goals}))
-    return _pick(rng, [goal for goal in goals if goal.object_type == wanted])
 
 
 def _needed(rng: np.random.Generator, scene: Scene, task_type: str, goal: _Goal) -> list[Receptacle]:
@@ -238,7 +234,8 @@ def draw_room(rng: np.random.Generator, settings: RoomSettings, split: str) -> R
     """
     task_type = _pick(rng, settings.task_types)
     scene = load_scene(_pick(rng, candidate_scenes(split, task_type, settings.receptacles)))
-    goal = _draw_goal(rng, _goals(scene.number, task_type))
+    # Object type first, so that objects that fit in many places are not asked for more often.
+    goal = _pick(rng, _pick(rng, _goals(scene.number, task_type)))
     toggle = "DeskLamp" if task_type == "look_at_obj_in_light" else ""
     template = int(rng.integers(len(goal_library.gdict[task_type]["templates"])))
     task = Task(task_type, goal.object_type, goal.receptacle_type, toggle, template)

@@ -22,15 +22,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from envrl.envs.alfworld.engine import AlfworldEnv
-from envrl.envs.alfworld.expert import demonstrate
+from envrl.envs.alfworld.engine import load_game
+from envrl.envs.alfworld.expert import Expert
 from envrl.envs.alfworld.furnish import RoomSettings, candidate_scenes, draw_room
 from envrl.envs.alfworld.games import content_id, read_json
 from envrl.envs.alfworld.problem import game_data
 from envrl.envs.alfworld.rooms import TASK_TYPES
 from envrl.errors import ConfigFault, DataFault, EnvrlError
 from envrl.seeding import derive_seed, generator
-from envrl.types import Game
+from envrl.types import Game, Observation
 
 __all__ = ["RoomSettings", "generate_game", "generate_games"]
 
@@ -40,12 +40,16 @@ _DRAWS_VERSION = 1
 _MOST_DRAWS = 100
 
 
-def _walkthrough(data: dict[str, Any], split: str, max_steps: int, scratch: Path) -> tuple[str, ...]:
+def _walkthrough(data: dict[str, Any], max_steps: int) -> list[str]:
     """The expert's winning commands; empty if it does not win, or the game is won without a command."""
-    scratch.write_text(json.dumps(data))
-    game = Game(content_id(data), "alfworld", split, data["task_type"], str(scratch), max_steps)
-    played = demonstrate(AlfworldEnv(), game)
-    return played.commands if played.won else ()
+    state = load_game(data).new_state()
+    expert = Expert()
+    expert.reset(state.feedback)
+    commands: list[str] = []
+    while not state.won and len(commands) < max_steps:
+        commands.append(expert.act(Observation(state.feedback, state.admissible())))
+        state.step(commands[-1])
+    return commands if state.won else []
 
 
 def generate_game(settings: RoomSettings, seed: int, split: str) -> dict[str, Any]:
@@ -62,12 +66,10 @@ def generate_game(settings: RoomSettings, seed: int, split: str) -> dict[str, An
     Raises:
         ConfigFault: The settings allow no game, or none the expert wins within ``max_steps``.
     """
-    with tempfile.TemporaryDirectory(prefix="envrl-proof-") as folder:
-        for draw in range(_MOST_DRAWS):
-            data = game_data(draw_room(generator(seed, "alfworld-game", split, draw), settings, split))
-            proof = _walkthrough(data, split, settings.max_steps, Path(folder) / f"{draw}.tw-pddl")
-            if proof:
-                return {**data, "split": split, "solvable": True, "walkthrough": list(proof)}
+    for draw in range(_MOST_DRAWS):
+        data = game_data(draw_room(generator(seed, "alfworld-game", split, draw), settings, split))
+        if walkthrough := _walkthrough(data, settings.max_steps):
+            return {**data, "split": split, "solvable": True, "walkthrough": walkthrough}
     raise ConfigFault(
         f"no game the expert wins within max_steps={settings.max_steps} in {_MOST_DRAWS} draws: "
         "allow more steps or fewer receptacles"
