@@ -7,6 +7,7 @@ the path that led to it, so that any part can be replayed alone and nothing depe
 from __future__ import annotations
 
 import hashlib
+from operator import index
 
 import numpy as np
 
@@ -19,9 +20,10 @@ def derive_seed(root: int, *path: str | int) -> int:
 
     Args:
         root: The run's seed, any integer >= 0.
-        path: Names and numbers from the root down, e.g. ``("iteration", 3, "episode", 17)``.
+        path: Names and numbers from the root down, e.g. ``("iteration", 3, "episode", 17)``. A numpy
+            integer leads to the same place as the equal ``int``.
     """
-    text = "\x1f".join(f"{type(p).__name__}:{p}" for p in path)
+    text = "\x1f".join(f"str:{p}" if isinstance(p, str) else f"int:{index(p)}" for p in path)
     words = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), dtype=np.uint32)
     sequence = np.random.SeedSequence(entropy=root, spawn_key=tuple(int(w) for w in words))
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)

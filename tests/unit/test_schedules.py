@@ -56,7 +56,7 @@ def test_length_zero_means_off_from_the_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("switch_at", "length", "last_on"), [(0.7, 10, 6), (0.3, 10, 2), (0.5, 5, 2), (1.0, 10, 9)]
+    ("switch_at", "length", "last_on"), [(0.07, 100, 6), (0.3, 10, 2), (0.5, 5, 2), (1.0, 10, 9)]
 )
 def test_switch_falls_after_the_given_share(switch_at: float, length: int, last_on: int) -> None:
     schedule = Schedule(kind="switch", weight=0.4, length=length, switch_at=switch_at)

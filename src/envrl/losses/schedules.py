@@ -80,5 +80,5 @@ def schedule_value(schedule: Schedule, iteration: int, total_iterations: int) ->
         return schedule.weight * (1 - progress)
     if schedule.kind == "cosine":
         return schedule.weight * 0.5 * (1 + math.cos(math.pi * progress))
-    # 0.7 · 10 is 7.000000000000001: without rounding the weight would stay one iteration too long.
+    # 0.07 · 100 is 7.000000000000001: without rounding the weight would stay one iteration too long.
     return schedule.weight if iteration < round(schedule.switch_at * length, 6) else 0.0
