@@ -96,7 +96,11 @@ def _is_target(task_type: str, receptacle_type: str) -> bool:
 
 def _sources(goal: _Goal, receptacles: Sequence[Receptacle]) -> list[Receptacle]:
     """Where a target object may lie at the start without being where it shall go."""
-    return [r for r in receptacles if r.kind != goal.receptacle_type and goal.object_type in holdable(r.kind)]
+    return [r for r in _homes(goal, receptacles) if r.kind != goal.receptacle_type]
+
+
+def _homes(goal: _Goal, receptacles: Sequence[Receptacle]) -> list[Receptacle]:
+    return [r for r in receptacles if goal.object_type in holdable(r.kind)]
 
 
 @cache
@@ -209,7 +213,9 @@ def _draw_objects(
     goal = _Goal(task.object_type, task.receptacle_type)
     fewest = 2 if task.task_type == "pick_two_obj_and_place" else 1
     for _ in range(int(rng.integers(fewest, MAX_COPIES + 1))):
-        shelver.put(task.object_type, _sources(goal, receptacles))
+        # What must be cleaned, heated or cooled first may lie where it belongs, as in official games.
+        places = _homes if task.task_type in TOOLS else _sources
+        shelver.put(task.object_type, places(goal, receptacles))
     if task.toggle:
         shelver.put(task.toggle, [r for r in receptacles if r.kind in LAMP_PLACES])
     if settings.objects_per_receptacle is None:
@@ -226,8 +232,8 @@ def _draw_objects(
 def draw_room(rng: np.random.Generator, settings: RoomSettings, split: str) -> Room:
     """Draws one room with its task.
 
-    Solvable by construction: every target object lies within reach in a receptacle of another type than
-    the goal's, and the goal's receptacle and the tool are there. For the same reason it is not solved yet.
+    Solvable by construction: target objects, the goal's receptacle and the tool are there and within
+    reach. Not solved yet either: no target object is in the state, or the place, that is asked for.
 
     Raises:
         ConfigFault: No scene of the split has as many receptacles as asked for.
