@@ -79,7 +79,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "train/logprob_gap",
         "nats/token",
-        "mean |log p recomputed − log p recorded by the sampler| before the first update",
+        "mean absolute difference of log p recomputed and log p recorded by the sampler, before any update",
         False,
     ),
     MetricSpec(

@@ -85,6 +85,7 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
     artifacts = root / "artifacts"
     _check_writable(root, artifacts)
     store = Store(root=root, uri=f"sqlite:///{root / 'mlflow.db'}", artifact_uri=artifacts.as_uri())
+    quiet_mlflow()  # before the lock: another process shouldn't wait for this one's import
     with _locked(root / ".store.lock"):
         _check_database(root / "mlflow.db")
         _probe(store)
