@@ -145,6 +145,12 @@ def test_equal_arms_are_not_different() -> None:
     assert (comparison.difference.low, comparison.difference.high) == (0.0, 0.0)
 
 
+def test_one_differing_game_shows_nothing() -> None:
+    comparison = compare(np.array([[1.0, 1.0, 0.0]]), np.array([[0.0, 1.0, 0.0]]), [0], rng())
+    assert comparison.p_value == 1.0
+    assert compare(np.array([[1.0]]), np.array([[0.0]]), [0], rng()).p_value == 1.0
+
+
 def test_many_games_use_drawn_flips_near_the_exact_test() -> None:
     # 30 games moved, 22 up and 8 down: the exact two-sided sign test gives p = 0.01612.
     arm = np.array([[1.0] * 22 + [0.0] * 8])

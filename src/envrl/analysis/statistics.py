@@ -181,11 +181,11 @@ def _resampled_means(values: Outcomes, rng: np.random.Generator, count: int) -> 
 def _sign_flip_p_value(per_game: NDArray[np.float64], rng: np.random.Generator, resamples: int) -> float:
     """Two-sided permutation test of mean zero: each game's difference may change its sign.
 
-    Games without a difference never change the statistic, so they are left out; without any
-    difference the p-value is 1.
+    Games without a difference never change the statistic, so they are left out. With one game left,
+    or none, the p-value is 1: one difference is as likely up as down.
     """
     moved = per_game[per_game != 0.0]
-    if moved.size == 0:
+    if moved.size < 2:
         return 1.0
     test = stats.permutation_test(
         (moved, np.zeros_like(moved)),
