@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
 import torch
@@ -16,9 +16,9 @@ class RowKind(IntEnum):
     POLICY = 0
     """An episode or a step of one: action tokens for the policy, observation tokens for SP."""
     STATE_PREDICTION = 1
-    """A state-prediction question; only its observation tokens count."""
+    """Only its observation tokens count, for state prediction."""
     INVERSE_DYNAMICS = 2
-    """An inverse-dynamics question; only its action tokens count."""
+    """Only its action tokens count, for inverse dynamics."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Denominators:
 
 
 @dataclass(frozen=True)
-class RolloutBatch:
-    """One micro-batch of an update: rows padded on the right to the longest of them.
+class RowBatch:
+    """Rows padded on the right to the longest of them.
 
     Attributes:
         token_ids: Token ids.
@@ -45,9 +45,6 @@ class RolloutBatch:
         advantages: Advantage of the row an action token belongs to; 0 elsewhere.
         kinds: :class:`RowKind` of each row.
         policy_version: Optimiser updates the sampling weights had seen.
-        denominators: Target counts of the whole update.
-        iteration: Iteration the rows were collected in, from 0.
-        last_of_update: The optimiser steps after this micro-batch.
     """
 
     token_ids: Int[Tensor, "batch seq"]
@@ -56,19 +53,39 @@ class RolloutBatch:
     advantages: Float[Tensor, "batch seq"]
     kinds: Int[Tensor, " batch"]
     policy_version: Int[Tensor, " batch"]
+
+    def to(self, device: torch.device | str) -> RowBatch:
+        """The same rows on another device."""
+        return RowBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """One micro-batch of an update.
+
+    Policy rows and question rows are kept apart, so that the policy's numbers are bitwise the same
+    whether or not an auxiliary objective is measured beside it.
+
+    Attributes:
+        policy: Rows of kind ``POLICY``; None if this micro-batch has none.
+        questions: Rows of the two other kinds; None if there are none.
+        denominators: Target counts of the whole update.
+        iteration: Iteration the rows were collected in, from 0.
+        first_of_iteration: No update has been made since the rows were collected.
+    """
+
+    policy: RowBatch | None
+    questions: RowBatch | None
     denominators: Denominators
     iteration: int
-    last_of_update: bool
+    first_of_iteration: bool
 
     def to(self, device: torch.device | str) -> RolloutBatch:
         """The same batch on another device (Lightning calls this)."""
-        moved = {
-            name: getattr(self, name).to(device)
-            for name in ("token_ids", "roles", "sampled_logprobs", "advantages", "kinds", "policy_version")
-        }
         return RolloutBatch(
-            **moved,
-            denominators=self.denominators,
-            iteration=self.iteration,
-            last_of_update=self.last_of_update,
+            self.policy.to(device) if self.policy is not None else None,
+            self.questions.to(device) if self.questions is not None else None,
+            self.denominators,
+            self.iteration,
+            self.first_of_iteration,
         )

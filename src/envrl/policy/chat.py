@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from envrl.errors import PolicyFault
-from envrl.prompts.render import FollowUp, Message
-from envrl.types import Role
+from envrl.types import FollowUp, Message, Role
 
 _ANSWER, _NEXT, _FIRST = "ANSWERMARK", "NEXTMARK", "FIRSTMARK"
 

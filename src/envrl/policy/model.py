@@ -207,7 +207,8 @@ def _resolve(model: str) -> str:
     path = Path(model).expanduser()
     if path.exists() and not (path / "config.json").is_file():
         raise PolicyFault(
-            f"policy.model '{model}' exists but holds no config.json; give a folder written by save_pretrained"
+            f"policy.model '{model}' exists but holds no config.json; give a folder that "
+            "save_pretrained wrote"
         )
     if not path.exists() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
         raise PolicyFault(

@@ -1,0 +1,1 @@
+"""Training: the Lightning module that turns rows into one loss, and what happens around it."""

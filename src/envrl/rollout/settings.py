@@ -1,0 +1,79 @@
+"""Settings of rollouts and of the rows made from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from envrl.errors import ConfigFault
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How much is collected in an iteration, and how it is laid out."""
+
+    layout: Literal["steps", "transcript"] = "transcript"
+    """steps: one row per environment step with a windowed history (the published protocol);
+    transcript: one row per episode, a conversation that grows."""
+    games: int = 8
+    """Games (groups) of an iteration."""
+    episodes_per_game: int = 8
+    """Episodes of each game: the size of a group."""
+    format_penalty: float = 0.1
+    """Subtracted from the score of a step whose answer did not follow the format."""
+    win_reward: float = 10.0
+    """Score of a won episode; environments answer 1 for a win, this scales it."""
+    env_timeout_s: float | None = None
+    """Seconds after which a step of an environment counts as hung; None waits forever."""
+
+    def __post_init__(self) -> None:
+        for name in ("games", "episodes_per_game"):
+            if getattr(self, name) < 1:
+                raise ConfigFault(f"rollout.{name} is {getattr(self, name)}; use at least 1")
+        if self.format_penalty < 0:
+            raise ConfigFault(f"rollout.format_penalty is {self.format_penalty}; use 0 or more")
+        if self.env_timeout_s is not None and self.env_timeout_s <= 0:
+            raise ConfigFault(
+                f"rollout.env_timeout_s is {self.env_timeout_s}; use a positive number of seconds or null"
+            )
+
+
+@dataclass(frozen=True)
+class AuxiliaryRows:
+    """Which transitions the auxiliary objectives see, and in which rows."""
+
+    sp_rows: Literal["policy", "questions"] = "policy"
+    """policy: read state prediction off the observation tokens of the policy rows (transcript layout
+    only, no extra pass); questions: one row per transition."""
+    max_transitions: int | None = None
+    """Most transitions of an iteration asked in question rows, of each kind; None asks about all."""
+    skip_terminal: bool = False
+    """Leave out an episode's last transition."""
+    skip_noops: bool = False
+    """Leave out transitions that the environment answered with `Nothing happens.`."""
+    shuffle_targets: bool = False
+    """Control: every question gets the answer of another transition of the batch."""
+
+    def __post_init__(self) -> None:
+        if self.max_transitions is not None and self.max_transitions < 1:
+            raise ConfigFault(
+                f"auxiliary.max_transitions is {self.max_transitions}; use at least 1, null for all, or "
+                "weight 0 to switch the objective off"
+            )
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How an iteration's rows become updates."""
+
+    updates: int = 1
+    """Optimiser updates on the rows of one iteration; episodes are split over them."""
+    micro_batches: int = 4
+    """Forward/backward passes an update is accumulated from; changes memory and speed, not the result."""
+    epochs: int = 1
+    """Passes over an iteration's rows."""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "micro_batches", "epochs"):
+            if getattr(self, name) < 1:
+                raise ConfigFault(f"batch.{name} is {getattr(self, name)}; use at least 1")
