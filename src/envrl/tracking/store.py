@@ -10,6 +10,7 @@ import fcntl
 import os
 import sqlite3
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,10 @@ def quiet_mlflow() -> Any:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
+    with warnings.catch_warnings():
+        # tqdm, in a notebook without ipywidgets; this package draws no bars through it.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import mlflow
 
     return mlflow
 
