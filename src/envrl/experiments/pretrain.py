@@ -145,7 +145,9 @@ def record_corpus(settings: CorpusSettings, folder: Path, say: Console) -> list[
         games += generate_games(rooms, count, derive_seed(settings.seed, receptacles), "train", folder)
     if settings.full_games:
         full = RoomSettings(max_steps=50)
-        games += generate_games(full, settings.full_games, derive_seed(settings.seed, "full"), "train", folder)
+        games += generate_games(
+            full, settings.full_games, derive_seed(settings.seed, "full"), "train", folder
+        )
     say.print(f"{len(games)} games generated")
     episodes = []
     for game in games:
@@ -225,7 +227,9 @@ def pretrain(settings: PretrainSettings, out: Path, games_folder: Path, say: Con
     chat = ChatMarkup(tokenizer)
     model = build_tiny(tokenizer, settings.architecture)
     size = sum(p.numel() for p in model.parameters())
-    say.print(f"{len(episodes)} episodes played, {len(tokenizer)} tokens in the vocabulary, {size:,} parameters")
+    say.print(
+        f"{len(episodes)} episodes played, {len(tokenizer)} tokens in the vocabulary, {size:,} parameters"
+    )
 
     def rows(phase: str, action: float, other: float) -> list[WeightedRow]:
         rng = generator(settings.corpus.seed, "questions", phase)

@@ -111,7 +111,9 @@ def _weighted_cross_entropy(model: PreTrainedModel, ids: Tensor, weights: Tensor
     chosen = target_weights > 0
     head = model.get_output_embeddings()
     assert head is not None
-    losses = torch.nn.functional.cross_entropy(head(hidden[chosen]).float(), targets[chosen], reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        head(hidden[chosen]).float(), targets[chosen], reduction="none"
+    )
     picked = target_weights[chosen]
     total: Tensor = (losses * picked).sum() / picked.sum().clamp(min=1e-8)
     return total

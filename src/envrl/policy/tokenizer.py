@@ -71,8 +71,6 @@ def train_tokenizer(
     # Names are counted alone as well, so each of them becomes one token without a blank before it.
     core.train_from_iterator([*texts, *(name for name in names for _ in range(1000))], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, eos_token=END)
-    tokenizer.add_tokens(
-        [AddedToken(piece, normalized=False) for piece in phrases_in(texts, names, phrases)]
-    )
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in phrases_in(texts, names, phrases)])
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

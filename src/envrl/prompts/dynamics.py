@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from envrl.prompts.render import Message, without_banner
+from envrl.prompts.render import without_banner
 from envrl.prompts.settings import PromptForm, PromptSettings
+from envrl.types import Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,19 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from envrl.prompts.settings import PromptForm, PromptSettings
-from envrl.types import Observation
+from envrl.types import FollowUp, Message, Observation
 
 TASK_MARK = "Your task is to: "
 _WELCOME = "-= Welcome to TextWorld, ALFRED! =-"
 _HIDDEN = frozenset({"help"})
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One chat message; ``role`` is ``user`` or ``assistant`` in the chat template's sense."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +24,6 @@ class PastStep:
 
     observation: str
     action: str
-
-
-@dataclass(frozen=True, slots=True)
-class FollowUp:
-    """A later user turn of a transcript: the observation proper, and what is said after it.
-
-    Only ``observation`` is a state-prediction target; ``appendix`` (the admissible actions and the
-    reminder of the format) is prompt.
-    """
-
-    observation: str
-    appendix: str
 
 
 def task_of(initial_text: str) -> str:

@@ -144,9 +144,7 @@ class _Asked:
     trajectory: int
 
 
-def _asked(
-    groups: Sequence[Group], auxiliary: AuxiliaryRows, rng: np.random.Generator
-) -> list[_Asked]:
+def _asked(groups: Sequence[Group], auxiliary: AuxiliaryRows, rng: np.random.Generator) -> list[_Asked]:
     """Transitions the question rows are about, at most ``max_transitions`` of them."""
     found: list[_Asked] = []
     number = 0
@@ -186,7 +184,9 @@ def inverse_dynamics_rows(
     for item, target in zip(asked, targets, strict=True):
         t = item.transition
         question = inverse_dynamics_question(prompt, t.observation.text, target, t.next_observation.text)
-        rows.append(_question_row(chat, RowKind.INVERSE_DYNAMICS, question.message, target, Role.ACTION, item))
+        rows.append(
+            _question_row(chat, RowKind.INVERSE_DYNAMICS, question.message, target, Role.ACTION, item)
+        )
     return rows
 
 

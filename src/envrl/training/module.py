@@ -272,7 +272,9 @@ class EnvRLModule(L.LightningModule):
             grads = torch.autograd.grad(term.value, trained, retain_graph=True, allow_unused=True)
             dense = [torch.zeros_like(p) if g is None else g for p, g in zip(trained, grads, strict=True)]
             have = self._gradients.get(name)
-            self._gradients[name] = dense if have is None else [a + b for a, b in zip(have, dense, strict=True)]
+            self._gradients[name] = (
+                dense if have is None else [a + b for a, b in zip(have, dense, strict=True)]
+            )
 
     def _alignment(self) -> dict[str, float]:
         policy = self._gradients.get("policy")
