@@ -14,11 +14,13 @@ LOGGED = [
     "eval/task_score", "eval/seconds", "rollout/success_rate", "rollout/episode_length",
     "rollout/return", "rollout/format_invalid_rate", "rollout/inadmissible_rate",
     "rollout/zero_variance_share", "rollout/fault_rate", "rollout/tokens_per_second", "rollout/seconds",
-    "train/loss", "train/policy_loss", "train/entropy", "train/kl", "train/clip_share",
-    "train/ratio_mean", "train/logprob_gap", "train/sp_ce", "train/sp_token_accuracy", "train/id_ce",
-    "train/id_token_accuracy", "train/id_exact_match", "train/lambda_sp", "train/lambda_id",
-    "train/grad_norm", "train/grad_norm/sp", "train/grad_cosine/id", "train/learning_rate",
-    "update/tokens_per_second", "update/seconds", "iteration",
+    "train/loss", "train/loss_policy", "train/loss_sp", "train/dual_clip_share", "train/approx_kl",
+    "eval/fault_rate", "eval/inadmissible_rate", "rollout/action_tokens", "train/entropy", "train/kl",
+    "train/clip_share", "train/ratio_mean", "train/logprob_gap", "train/sp_ce",
+    "train/sp_token_accuracy", "train/id_ce", "train/id_token_accuracy", "train/id_exact_match",
+    "train/lambda_sp", "train/lambda_id", "train/grad_norm", "train/grad_norm/sp",
+    "train/grad_cosine/id", "train/learning_rate", "update/tokens_per_second", "update/seconds",
+    "iteration",
 ]  # fmt: skip
 
 
@@ -28,6 +30,7 @@ def test_every_logged_metric_is_listed_with_unit_and_formula(name: str) -> None:
     assert spec.unit
     assert spec.formula
     assert name.startswith(spec.name.split("<")[0])
+    assert name.count("/") == spec.name.count("/")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,7 @@ def test_document_shows_unit_formula_and_direction() -> None:
     rows = [line for line in metrics_document().splitlines() if line.startswith("| `")]
     assert len(rows) == len(METRICS)
     assert (
-        "| `eval/success_rate` | share | games won / games of the fixed panel, each game once | higher |"
+        "| `eval/success_rate` | share | episodes won / episodes | higher |"
         in rows
     )
     assert all(row.count("|") == 5 for row in rows), "a formula breaks its table cell"

@@ -6,6 +6,7 @@ The table in ``docs/metrics.md`` is written from here (``python -m envrl.trackin
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,57 +30,63 @@ class MetricSpec:
     higher_is_better: bool | None
 
 
-METRICS: tuple[MetricSpec, ...] = (
-    MetricSpec(
-        "iteration", "count", "training iterations completed; 0 is the policy before any update", None
-    ),
-    MetricSpec("eval/success_rate", "share", "games won / games of the fixed panel, each game once", True),
+_EPISODES = (
+    ("success_rate", "share", "episodes won / episodes", True),
+    ("task_score", "share", "mean task score of the episodes", True),
+    ("episode_length", "environment steps", "mean length of the episodes", False),
+    ("return", "reward", "mean undiscounted sum of rewards of an episode", True),
+    ("fault_rate", "share", "episodes ended by an environment fault / episodes", False),
+    ("format_invalid_rate", "share", "turns that broke the output format / turns", False),
+    ("inadmissible_rate", "share", "turns with a well-formed action that was not admissible / turns", False),
+)
+"""What is measured on episodes, on the panel (``eval``) as in training (``rollout``)."""
+
+_EVALUATION = (
     MetricSpec(
         "eval/success_rate/<family>", "share", "games won / games of that task type on the panel", True
     ),
-    MetricSpec("eval/episode_length", "environment steps", "mean length of the panel's episodes", False),
-    MetricSpec("eval/task_score", "share", "mean task score of the panel's episodes", True),
     MetricSpec("eval/seconds", "s", "wall time of the evaluation", False),
-    MetricSpec("rollout/success_rate", "share", "episodes won / episodes collected", True),
-    MetricSpec("rollout/episode_length", "environment steps", "mean length of collected episodes", False),
-    MetricSpec("rollout/return", "reward", "mean undiscounted sum of rewards of an episode", True),
-    MetricSpec(
-        "rollout/format_invalid_rate", "share", "turns that broke the output format / all turns", False
-    ),
-    MetricSpec(
-        "rollout/inadmissible_rate",
-        "share",
-        "turns whose well-formed action was not admissible / all turns",
-        False,
-    ),
+)
+_ROLLOUT = (
     MetricSpec(
         "rollout/zero_variance_share",
         "share",
-        "groups whose episodes all have the same return, so no advantage / groups",
+        "groups in which every row has the same score, so no advantage / groups",
         False,
     ),
-    MetricSpec("rollout/fault_rate", "share", "episodes ended by an environment fault / episodes", False),
+    MetricSpec("rollout/action_tokens", "tokens", "action tokens in the rows trained on", None),
     MetricSpec("rollout/tokens_per_second", "tokens/s", "tokens sampled / seconds of collection", True),
     MetricSpec("rollout/seconds", "s", "wall time of collection", False),
+)
+_TRAINING = (
+    MetricSpec("train/loss", "nats", "the whole loss: policy + Σ weight · term", None),
     MetricSpec(
-        "train/loss", "nats", "policy loss + λ_SP · SP + λ_ID · ID, mean over the iteration's updates", None
-    ),
-    MetricSpec("train/policy_loss", "nats", "clipped surrogate, with KL and entropy terms if used", None),
-    MetricSpec(
-        "train/entropy",
-        "nats/token",
-        "mean entropy of the policy's distribution at action tokens, temperature 1",
+        "train/loss_<term>",
+        "nats",
+        "one term, unweighted: policy (clipped surrogate), entropy, kl, sp or id",
         None,
+    ),
+    MetricSpec(
+        "train/entropy", "nats/token", "mean entropy of the policy at action tokens, temperature 1", None
     ),
     MetricSpec(
         "train/kl", "nats/token", "mean k3 estimate of KL(policy ‖ reference) at action tokens", False
     ),
-    MetricSpec("train/clip_share", "share", "action tokens whose ratio was clipped / action tokens", False),
-    MetricSpec("train/ratio_mean", "ratio", "mean of p_policy / p_sampled over action tokens", None),
+    MetricSpec(
+        "train/kl_clamped_share", "share", "action tokens whose k3 was clamped / action tokens", False
+    ),
+    MetricSpec(
+        "train/approx_kl", "nats/token", "mean k3 estimate of KL(sampled ‖ policy) at action tokens", False
+    ),
+    MetricSpec("train/approx_kl_k1", "nats/token", "the same, k1 estimate: mean of log p_sampled / p", None),
+    MetricSpec("train/clip_share", "share", "action tokens at a bound of the ratio / action tokens", False),
+    MetricSpec("train/dual_clip_share", "share", "action tokens at the dual bound / action tokens", False),
+    MetricSpec("train/ratio_mean", "ratio", "mean of p / p_sampled over action tokens", None),
     MetricSpec(
         "train/logprob_gap",
         "nats/token",
-        "mean absolute difference of log p recomputed and log p recorded by the sampler, before any update",
+        "mean absolute difference of log p in the update and log p recorded by the sampler; with one "
+        "update an iteration it is the gap between the two computations alone",
         False,
     ),
     MetricSpec(
@@ -98,23 +105,30 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("train/lambda_sp", "weight", "λ_SP at this iteration", None),
     MetricSpec("train/lambda_id", "weight", "λ_ID at this iteration", None),
+    MetricSpec("train/grad_norm", "1", "L2 norm of the whole gradient before clipping", None),
+    MetricSpec("train/grad_norm/<term>", "1", "L2 norm of one term's own, unweighted gradient", None),
     MetricSpec(
-        "train/grad_norm", "1", "L2 norm of the whole gradient before clipping, mean over updates", None
-    ),
-    MetricSpec(
-        "train/grad_norm/<term>", "1", "L2 norm of the weighted gradient of one term: policy, sp or id", None
-    ),
-    MetricSpec(
-        "train/grad_cosine/<term>", "cosine", "cosine of that term's gradient with the policy gradient", None
+        "train/grad_cosine/<term>", "cosine", "cosine of that gradient with the policy term's gradient", None
     ),
     MetricSpec("train/learning_rate", "1", "learning rate of the optimiser", None),
     MetricSpec("update/tokens_per_second", "tokens/s", "tokens trained on / seconds of updates", True),
     MetricSpec("update/seconds", "s", "wall time of the iteration's updates", False),
 )
+
+METRICS: tuple[MetricSpec, ...] = (
+    MetricSpec("iteration", "count", "training iterations completed when it was measured", None),
+    *(MetricSpec(f"eval/{name}", unit, text, better) for name, unit, text, better in _EPISODES),
+    *_EVALUATION,
+    *(MetricSpec(f"rollout/{name}", unit, text, better) for name, unit, text, better in _EPISODES),
+    *_ROLLOUT,
+    *_TRAINING,
+)
 """The table, in the order in which it is shown."""
 
-_EXACT = {spec.name: spec for spec in METRICS if "<" not in spec.name}
-_PREFIXES = {spec.name.split("<")[0]: spec for spec in METRICS if "<" in spec.name}
+_PATTERNS = tuple(
+    (re.compile(re.sub(r"<\w+>", "[^/<>]+", re.escape(spec.name))), spec)
+    for spec in sorted(METRICS, key=lambda spec: "<" in spec.name)
+)
 _DIRECTION = {True: "higher", False: "lower", None: "–"}
 
 
@@ -124,11 +138,9 @@ def check_name(name: str) -> MetricSpec:
     Raises:
         ConfigFault: The name isn't in the table; the message names the nearest entry.
     """
-    if name in _EXACT:
-        return _EXACT[name]
-    prefix, _, last = name.rpartition("/")
-    if last and (spec := _PREFIXES.get(f"{prefix}/")) is not None:
-        return spec
+    for pattern, spec in _PATTERNS:
+        if pattern.fullmatch(name):
+            return spec
     near = difflib.get_close_matches(name, [spec.name for spec in METRICS], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ConfigFault(
@@ -144,8 +156,12 @@ def metrics_document() -> str:
         "",
         "Written by `python -m envrl.tracking.metrics` from `src/envrl/tracking/metrics.py`; edit there.",
         "",
-        "Every metric is logged to MLflow at step = training iteration; iteration 0 is the policy before",
-        "any update. A part in angle brackets stands for one word. MLflow adds `system/…` by itself.",
+        "Every metric is logged to MLflow at step = training iterations completed when it was measured. So",
+        "at step 0, `eval/` and `rollout/` describe the policy before any update, and `train/` and `update/`",
+        "the updates of the first iteration, each a mean over the iteration's updates. `eval/` is the fixed",
+        "panel, each game once; `rollout/` the episodes collected for training, at sampling temperature.",
+        "",
+        "A part in angle brackets stands for one word. MLflow adds `system/…` by itself.",
         "",
         "| name | unit | how it is computed | better |",
         "|---|---|---|---|",
