@@ -12,7 +12,7 @@ ScheduleKind = Literal["constant", "linear", "cosine", "switch"]
 """Shapes of a schedule, see :func:`schedule_value`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Schedule:
     """Weight of an auxiliary loss over the iterations.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from envrl.prompts.render import without_banner
-from envrl.prompts.settings import PromptForm, PromptSettings
+from envrl.prompts.settings import PromptSettings
 from envrl.types import Message
 
 
@@ -27,7 +27,7 @@ def state_prediction_question(
 ) -> DynamicsQuestion:
     """What will be seen after ``action`` in ``observation``? Target: ``next_observation``."""
     before, after = without_banner(observation), without_banner(next_observation)
-    if settings.form is PromptForm.COMPACT:
+    if settings.form == "compact":
         text = f"{before}\n> {action}\n?"
     else:
         text = (
@@ -42,7 +42,7 @@ def inverse_dynamics_question(
 ) -> DynamicsQuestion:
     """Which action led from ``observation`` to ``next_observation``? Target: ``action``."""
     before, after = without_banner(observation), without_banner(next_observation)
-    if settings.form is PromptForm.COMPACT:
+    if settings.form == "compact":
         text = f"{before}\n> ?\n{after}"
     else:
         text = (

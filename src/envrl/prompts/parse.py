@@ -37,7 +37,7 @@ def parse_action(text: str, form: PromptForm, *, tail_characters: int = 30) -> P
         form: Output format the policy was asked for.
         tail_characters: What is sent of a text without action tags (ALFWorld 30, WebShop 20).
     """
-    if form is PromptForm.COMPACT:
+    if form == "compact":
         return _parse_compact(text)
     lowered = text.lower()
     match = _ACTION.search(lowered)

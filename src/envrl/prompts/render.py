@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from envrl.prompts.settings import PromptForm, PromptSettings
+from envrl.prompts.settings import PromptSettings
 from envrl.types import FollowUp, Message, Observation
 
 TASK_MARK = "Your task is to: "
@@ -55,7 +55,7 @@ _REASONED_FORMAT = (
 def opening_message(settings: PromptSettings, initial: Observation) -> Message:
     """First user turn of a transcript: the room and the task, and for chat models how to answer."""
     text = without_banner(initial.text)
-    if settings.form is PromptForm.COMPACT:
+    if settings.form == "compact":
         listed = f"\n{_action_list(initial)}" if settings.show_admissible else ""
         return Message("user", text + listed)
     parts = ["You act in a household described in text and must complete a task.", text]
@@ -70,9 +70,9 @@ def follow_up(settings: PromptSettings, observation: Observation) -> FollowUp:
     parts = []
     if settings.show_admissible:
         listed = _action_list(observation)
-        compact = settings.form is PromptForm.COMPACT
+        compact = settings.form == "compact"
         parts.append(listed if compact else f"Admissible actions now: [{listed}].")
-    if settings.form is PromptForm.REASONED:
+    if settings.form == "reasoned":
         parts.append(_REASONED_FORMAT)
     return FollowUp(without_banner(observation.text), "".join(f"\n{p}" for p in parts))
 
@@ -92,7 +92,7 @@ def step_message(
         current: What the policy has to act on.
     """
     shown = past[len(past) - settings.history :] if settings.history else ()
-    if settings.form is PromptForm.COMPACT:
+    if settings.form == "compact":
         return Message("user", _compact_step(settings, initial, shown, current))
     task = task_of(initial.text)
     parts = [f"You act in a household described in text. Your task is to: {task}"]

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from typing import Literal
 
 from envrl.errors import ConfigFault
 
 
-class PromptForm(Enum):
-    """Wording of prompts and answers."""
+PromptForm = Literal["compact", "reasoned"]
+"""Wording of prompts and answers.
 
-    COMPACT = "compact"
-    """Observation in, command out; no instructions, no thoughts. For the embedded policy."""
-    REASONED = "reasoned"
-    """Instructions, thoughts in ``<think>`` and the command in ``<action>``. For chat models."""
+``compact``: observation in, command out; no instructions, no thoughts; for the embedded policy.
+``reasoned``: instructions, thoughts in ``<think>`` and the command in ``<action>``; for chat models.
+"""
 
 
 @dataclass(frozen=True)
 class PromptSettings:
     """Settings of prompt rendering and answer parsing."""
 
-    form: PromptForm = PromptForm.COMPACT
+    form: PromptForm = "compact"
     """compact (embedded policy) or reasoned (chat models: think and action tags)."""
     history: int = 2
     """(observation, action) pairs shown before the current observation; `steps` layout only."""

@@ -1,0 +1,284 @@
+"""The configuration of a run and of a study, and how YAML and command line become one.
+
+Every field is a line of ``--help``; unknown keys are refused; ``--print_config`` prints all of it as YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from envrl.envs.alfworld.furnish import RoomSettings
+from envrl.envs.alfworld.rooms import TASK_TYPES
+from envrl.errors import ConfigFault
+from envrl.policy.model import PolicySettings
+from envrl.policy.sampler import SamplingSettings
+from envrl.prompts.settings import PromptSettings
+from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
+from envrl.training.settings import LossSettings, OptimSettings
+
+
+@dataclass(frozen=True)
+class EnvSettings:
+    """Games to train on."""
+
+    name: Literal["alfworld"] = "alfworld"
+    """Environment."""
+    backend: Literal["native", "textworld"] = "native"
+    """native: the built-in engine; textworld: the alfworld package's own stack (a thousand times slower)."""
+    games: Literal["generated", "official"] = "generated"
+    """generated: made on first use, no download; official: the real games below ALFWORLD_DATA."""
+    train_games: int | None = 256
+    """Training games; null takes all of them (official games only)."""
+    receptacles: int | None = 8
+    """Pieces of furniture of generated rooms; null keeps all of a scene."""
+    objects_per_receptacle: float | None = 1.5
+    """Mean number of objects on a receptacle of generated rooms; null fills them like official games."""
+    task_types: tuple[str, ...] = TASK_TYPES
+    """Task types of generated games, each equally likely."""
+    max_steps: int = 30
+    """Environment steps after which an episode is truncated."""
+    games_seed: int = 0
+    """Seed of the generated games; the run's seed does not change them."""
+
+    def __post_init__(self) -> None:
+        if self.train_games is not None and self.train_games < 1:
+            raise ConfigFault(f"env.train_games is {self.train_games}; use at least 1, or null for all")
+        if self.train_games is None and self.games == "generated":
+            raise ConfigFault("env.train_games is null, but generated games have no end; give a number")
+        self.rooms()
+
+    def rooms(self) -> RoomSettings:
+        """Settings of the generator."""
+        return RoomSettings(
+            receptacles=self.receptacles,
+            objects_per_receptacle=self.objects_per_receptacle,
+            max_steps=self.max_steps,
+            task_types=self.task_types,
+        )
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """The fixed panel and when it is played."""
+
+    games: int = 128
+    """Games of the panel, each played once per evaluation."""
+    split: str = "valid_seen"
+    """Split the panel is drawn from."""
+    seed: int = 0
+    """Seed of the panel; the same for all runs of a study, or they can't be compared."""
+    every: int = 10
+    """Iterations between evaluations; the first is before training, the last after it."""
+
+    def __post_init__(self) -> None:
+        if self.games < 1:
+            raise ConfigFault(f"evaluation.games is {self.games}: a panel needs games; use at least 1")
+        if self.every < 1:
+            raise ConfigFault(f"evaluation.every is {self.every}; use at least 1")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Length of a run and what it runs on."""
+
+    iterations: int = 30
+    """Iterations: collect, update, now and then evaluate."""
+    threads: int = 1
+    """CPU threads of the process."""
+    accelerator: str = "auto"
+    """Lightning accelerator: auto, cpu, gpu."""
+    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
+    """Lightning precision of the update."""
+    diagnose_every: int = 10
+    """Iterations between measurements that cost extra passes (KL to the start, gradient alignment,
+    objectives of weight 0); 0 = never."""
+    checkpoint_every: int = 1
+    """Iterations between checkpoints; at most this many iterations are lost to a crash."""
+    transcripts: int = 4
+    """Episodes per evaluation kept as readable transcripts."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "threads", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigFault(f"train.{name} is {getattr(self, name)}; use at least 1")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: everything its numbers depend on."""
+
+    seed: int = 0
+    """Root of every random choice of the run."""
+    env: EnvSettings = field(default_factory=EnvSettings)
+    """Games."""
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    """Prompts."""
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    """Model and adapters."""
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    """Drawing tokens."""
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    """Collecting episodes."""
+    auxiliary: AuxiliaryRows = field(default_factory=AuxiliaryRows)
+    """What state prediction and inverse dynamics look at."""
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    """Updates per iteration."""
+    loss: LossSettings = field(default_factory=LossSettings)
+    """Loss terms."""
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    """Optimiser."""
+    train: TrainSettings = field(default_factory=TrainSettings)
+    """Length and hardware."""
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    """Panel."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigFault(f"seed is {self.seed}; use 0 or a positive number")
+        if self.rollout.layout == "steps" and self.auxiliary.sp_rows == "policy" and self.loss.sp.weight > 0:
+            raise ConfigFault(
+                "auxiliary.sp_rows=policy reads state prediction off a growing conversation, which "
+                "rollout.layout=steps does not have; set auxiliary.sp_rows=questions"
+            )
+        for name, schedule in (("sp", self.loss.sp), ("id", self.loss.id)):
+            if schedule.length is not None and schedule.length > self.train.iterations:
+                raise ConfigFault(
+                    f"loss.{name}.length is {schedule.length}, longer than the run's "
+                    f"{self.train.iterations} iterations; shorten it, or use null for the whole run"
+                )
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """A study: arms, seeds, and the run they all start from."""
+
+    name: str
+    """Name of the study, its folder and its MLflow parent run."""
+    arms: Mapping[str, Mapping[str, Any]]
+    """Arms by name; each gives the keys in which it differs from the base."""
+    baseline: str
+    """Arm the others are compared with."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Seeds; every arm runs with each."""
+    jobs: int = 1
+    """Runs at the same time, each with train.threads threads."""
+    base: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the run configuration that differ from the defaults, for all arms."""
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ConfigFault(f"study name '{self.name}' can't be a folder name; use letters, digits, - and _")
+        if not self.arms:
+            raise ConfigFault("the study has no arms; give at least one under `arms:`")
+        if self.baseline not in self.arms:
+            raise ConfigFault(f"baseline '{self.baseline}' is not an arm; choose one of {', '.join(self.arms)}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ConfigFault(f"seeds are {list(self.seeds)}; give different numbers >= 0")
+        if self.jobs < 1:
+            raise ConfigFault(f"jobs is {self.jobs}; use at least 1")
+
+
+def run_parser(prog: str, description: str) -> ArgumentParser:
+    """Parser with every field of :class:`RunConfig` as an option, ``--config`` and ``--print_config``."""
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
+    parser.add_class_arguments(RunConfig, nested_key=None, as_group=False)
+    return parser
+
+
+def run_config(parser: ArgumentParser, parsed: Namespace) -> RunConfig:
+    """Builds the configuration from what :func:`run_parser` parsed."""
+    built = parser.instantiate_classes(parsed)
+    return RunConfig(**{f.name: built[f.name] for f in fields(RunConfig)})
+
+
+def config_from(*layers: Mapping[str, Any]) -> RunConfig:
+    """Configuration from nested mappings, later ones winning.
+
+    Raises:
+        ConfigFault: A key is unknown or a value impossible; the message names it.
+    """
+    parser = run_parser("envrl", "")
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, nested(layer))
+    try:
+        parsed = parser.parse_object(merged)
+    except ConfigFault:
+        raise
+    except Exception as error:
+        raise ConfigFault(f"the configuration is not valid: {_plain_error(error)}") from error
+    return run_config(parser, parsed)
+
+
+def load_study(path: Path) -> StudySettings:
+    """Reads a study file.
+
+    Raises:
+        ConfigFault: The file is missing, is no YAML, or has an unknown or missing key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigFault(f"the study file '{path}' can't be read ({error.strerror or error})") from error
+    except yaml.YAMLError as error:
+        raise ConfigFault(f"the study file '{path}' is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigFault(f"the study file '{path}' holds no mapping; see experiments/quick.yaml")
+    known = {f.name for f in fields(StudySettings)}
+    if unknown := sorted(set(content) - known):
+        raise ConfigFault(f"{path}: unknown key '{unknown[0]}'; known keys: {', '.join(sorted(known))}")
+    if missing := sorted({"name", "arms", "baseline"} - set(content)):
+        raise ConfigFault(f"{path}: the key '{missing[0]}' is missing")
+    for name in ("arms", "base"):
+        if not isinstance(content.get(name, {}), dict):
+            raise ConfigFault(f"{path}: '{name}' must be a mapping, see experiments/quick.yaml")
+    arms = {str(name): dict(changes or {}) for name, changes in content["arms"].items()}
+    seeds = content.get("seeds", (0, 1))
+    if not isinstance(seeds, Sequence) or not all(isinstance(s, int) for s in seeds):
+        raise ConfigFault(f"{path}: seeds must be a list of whole numbers, got {seeds!r}")
+    return StudySettings(**{**content, "arms": arms, "seeds": tuple(seeds)})
+
+
+def nested(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys (``loss.sp.weight: 0.2``) as nested mappings."""
+    result: dict[str, Any] = {}
+    for key, value in mapping.items():
+        content = nested(value) if isinstance(value, Mapping) else value
+        for part in reversed(str(key).split(".")):
+            content = {part: content}
+        result = merge(result, content)
+    return result
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge; ``changes`` wins."""
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merge(result[key], value) if both else value
+    return result
+
+
+def as_plain(value: Any) -> Any:
+    """A configuration as what YAML and JSON know."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: as_plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): as_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_plain(v) for v in value]
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
+
+
+def _plain_error(error: Exception) -> str:
+    return " ".join(str(error).split())
