@@ -300,7 +300,7 @@ def test_a_damaged_set_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cant_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataFault, match="can't write games to .*file"):
+    with pytest.raises(DataFault, match=r"can't write games to .*file"):
         generate_games(SMALL, 1, 0, "train", tmp_path / "file" / "games")
 
 

@@ -20,7 +20,7 @@ from envrl.envs.alfworld.games import find_game_files, read_game
 from envrl.envs.alfworld.memory import Memory, TaskWords, kind_of, parse_task
 from envrl.envs.alfworld.rooms import LAMP_PLACES, OPENABLE, TOOLS, TYPICAL_LOAD, holdable
 from envrl.envs.base import TextEnv
-from envrl.errors import EnvrlError
+from envrl.errors import ConfigFault, EnvrlError
 from envrl.types import Game, Observation
 
 _CHANGES = {
@@ -69,7 +69,7 @@ class Expert:
         self._rng = rng
         self._memory = Memory()
         self._task = TaskWords("", "", "", "")
-        self._refused: set[str] = set()
+        self._refused: set[tuple[str, str]] = set()
         self._luck: dict[str, float] = {}
         self._admissible: frozenset[str] = frozenset()
 
@@ -111,7 +111,7 @@ class Expert:
         change = _CHANGES.get(task.task_type)
         if change and (change, memory.holding) not in memory.changes:
             return self._use_tool(change, memory.holding)
-        return self._place(memory.holding)
+        return self._deliver(memory.holding, self._destinations())
 
     def _near(self, receptacle: str) -> bool:
         return f"examine {receptacle}" in self._admissible
@@ -125,10 +125,10 @@ class Expert:
 
     def _fetch(self) -> str:
         """Takes a known target object that is not where it belongs yet, or searches for one."""
-        goal = self._destination() if self._task.task_type == "pick_two_obj_and_place" else None
-        known = [
-            (o, r) for o, r in self._memory.where(self._task.target) if r != goal and o not in self._refused
-        ]
+        # Two objects have to share one receptacle, so what lies in another one of its type must move.
+        settled = self._destinations()[:1] if self._task.task_type == "pick_two_obj_and_place" else []
+        seen = self._memory.where(self._task.target)
+        known = [pair for pair in seen if pair[1] not in settled and pair not in self._refused]
         known.sort(key=lambda pair: (not self._near(pair[1]), pair[1] in self._memory.closed))
         for target, receptacle in known:
             take = f"take {target} from {receptacle}"
@@ -136,7 +136,7 @@ class Expert:
                 return take
             if command := self._reach(receptacle):
                 return command
-            self._refused.add(target)
+            self._refused.add((target, receptacle))
         return self._search(self._task.target)
 
     def _search(self, kind: str) -> str:
@@ -156,47 +156,48 @@ class Expert:
         best = max(unseen, key=chance_per_command)
         return self._reach(best) or f"examine {best}"
 
-    def _destination(self) -> str | None:
-        """The receptacle that shall hold the target: most targets there already, then least walking."""
-        places = [r for r in self._memory.receptacles if kind_of(r) == self._task.receptacle]
-        places = [r for r in places if r not in self._refused]
-        if not places:
-            return None
+    def _destinations(self) -> list[str]:
+        """Receptacles of the goal's type, best first: most targets there already, then least walking."""
 
         def rank(receptacle: str) -> tuple[int, bool, bool]:
             there = sum(kind_of(o) == self._task.target for o in self._memory.contents.get(receptacle, ()))
+            if (
+                there
+            ):  # then where the player stands must not matter, or two half-filled ones would take turns
+                return (-there, False, False)
             is_open = receptacle in self._memory.contents and receptacle not in self._memory.closed
-            return (-there, not self._near(receptacle), not is_open)
+            return (0, not self._near(receptacle), not is_open)
 
-        return min(places, key=rank)
+        places = [r for r in self._memory.receptacles if kind_of(r) == self._task.receptacle]
+        return sorted((r for r in places if (self._task.target, r) not in self._refused), key=rank)
+
+    def _put_away(self, thing: str) -> str:
+        """Frees the hand of something that is not wanted, here if possible."""
+        kind = kind_of(thing)
+        return self._deliver(
+            thing,
+            sorted(
+                self._memory.receptacles, key=lambda r: (not self._near(r), -plausibility(kind_of(r), kind))
+            ),
+        )
+
+    def _deliver(self, thing: str, places: Sequence[str]) -> str:
+        """Next command that brings the thing to the first place that accepts it."""
+        for receptacle in places:
+            refused = (kind_of(thing), receptacle)
+            if refused in self._refused:
+                continue
+            if self._near(receptacle) and (command := self._deposit(thing, receptacle)):
+                return command
+            if command := self._reach(receptacle):
+                return command
+            self._refused.add(refused)
+        return "look"
 
     def _deposit(self, thing: str, receptacle: str) -> str:
         """The admissible command that puts the thing there, in either grammar's words; empty if none."""
         words = (f"move {thing} to {receptacle}", f"put {thing} in/on {receptacle}")
         return next((command for command in words if command in self._admissible), "")
-
-    def _place(self, thing: str) -> str:
-        while (goal := self._destination()) is not None:
-            if self._near(goal) and (command := self._deposit(thing, goal)):
-                return command
-            if command := self._reach(goal):
-                return command
-            self._refused.add(goal)
-        return "look"
-
-    def _put_away(self, thing: str) -> str:
-        """Frees the hand of something that is not wanted."""
-        for receptacle in self._memory.receptacles:
-            if self._near(receptacle) and (command := self._deposit(thing, receptacle)):
-                return command
-        places = [
-            r for r in self._memory.receptacles if r not in self._refused and kind_of(r) not in _OPENABLE
-        ]
-        self._refused.update(r for r in places if self._near(r))
-        places = [r for r in places if not self._near(r)]
-        if not places:
-            return "look"
-        return f"go to {max(places, key=lambda r: plausibility(kind_of(r), kind_of(thing)))}"
 
     def _use_tool(self, change: str, thing: str) -> str:
         kind = TOOLS[self._task.task_type].lower()
@@ -254,6 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-steps", type=int, default=50, help="commands an episode may use (default: 50)")
     options = parser.parse_args(arguments)
     try:
+        if options.max_steps < 1:
+            raise ConfigFault(f"--max-steps {options.max_steps}: allow at least 1 command")
         games = [read_game(path, "unknown", options.max_steps) for path in find_game_files(options.paths)]
         env = AlfworldEnv()
         played = [demonstrate(env, game) for game in games]
