@@ -15,6 +15,10 @@ from envrl.losses.terms import same_shape
 Normalisation = Literal["rows", "episodes"]
 """What the pool of a group consists of: every row, or one score per episode."""
 
+SPREAD_TOLERANCE = 1e-11
+"""Spread of a pool, relative to the group's largest score, up to which its members count as equal: far
+above the rounding of float64 means, far below a difference of float32 scores."""
+
 
 def grpo_advantages(
     scores: Float[Tensor, "rows"],
@@ -42,8 +46,8 @@ def grpo_advantages(
         eps: Added to the standard deviation.
 
     Returns:
-        Advantages in the dtype of the scores. A group whose pool has one member, or only equal ones,
-        gets exactly 0.
+        Advantages in the dtype of the scores. A group whose pool has one member, or only equal ones
+        (up to rounding), gets exactly 0.
 
     Raises:
         ConfigFault: The normalisation is unknown.
@@ -108,21 +112,15 @@ def _pools(scores: Tensor, group_ids: Tensor, trajectory_ids: Tensor, normalisat
         0, group_of_member, (members - mean[group_of_member]) ** 2
     )
     std = (squares / (count - 1).clamp(min=1)).sqrt()
-    low, high = _segment_extremes(members, group_of_member, n_groups)
-    return _Pools(mean, std, high > low, group_of_row)
+    low = squares.scatter_reduce(0, group_of_member, members, "amin", include_self=False)
+    high = squares.scatter_reduce(0, group_of_member, members, "amax", include_self=False)
+    # Two episodes with the same rows in another order have means that differ by rounding only; divided by
+    # a spread of that size, the rows' own differences would become advantages of millions.
+    size = mean.new_zeros(n_groups).scatter_reduce(0, group_of_row, scores.detach().double().abs(), "amax")
+    return _Pools(mean, std, high - low > SPREAD_TOLERANCE * size, group_of_row)
 
 
 def _segment_mean(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:
-    """Mean of the values of each segment; of equal values it is exactly that value."""
-    # Summing distances from the minimum instead of the values keeps 0.1 + 0.1 + 0.1 from rounding.
-    low, _ = _segment_extremes(values, segment, n_segments)
-    distances = values.new_zeros(n_segments).index_add(0, segment, values - low[segment])
-    return low + distances / torch.bincount(segment, minlength=n_segments)
-
-
-def _segment_extremes(values: Tensor, segment: Tensor, n_segments: int) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value of each segment."""
-    empty = values.new_zeros(n_segments)
-    low = empty.scatter_reduce(0, segment, values, "amin", include_self=False)
-    high = empty.scatter_reduce(0, segment, values, "amax", include_self=False)
-    return low, high
+    """Mean of the values of each segment."""
+    sums = values.new_zeros(n_segments).index_add(0, segment, values)
+    return sums / torch.bincount(segment, minlength=n_segments)
