@@ -19,9 +19,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from envrl.envs.alfworld.compiled import CompiledGame, GameState, Rules
-from envrl.envs.alfworld.grammar import Grammar, parse_grammar, parse_rules
+from envrl.envs.alfworld.compiled import TASK, CompiledGame, GameState
+from envrl.envs.alfworld.grammar import Text, parse_grammar, parse_symbols
 from envrl.envs.alfworld.pddl import parse_domain, parse_problem
+from envrl.envs.alfworld.rules import Rules, prepare
 from envrl.errors import DataFault, EnvFault
 from envrl.types import Game, Observation, StepResult
 
@@ -39,7 +40,7 @@ _ACTIONS = frozenset(
 )  # fmt: skip
 _PUT_TEMPLATES = {"move {o} to {r}": "2.1.2", "put {o} in/on {r}": "2.1.1"}
 _PUT = re.compile(r'action\s+PutObject\s*\{\s*template\s*::\s*"([^"]*)"')
-_TASK = re.compile(r'"task"\s*:\s*(\[\s*\{\s*"rhs"\s*:\s*"(?:[^"\\]|\\.)*"\s*\}\s*\])')
+_TASK = re.compile(r'"task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*("(?:[^"\\]|\\.)*")\s*\}\s*\]')
 _REMEDY = "fetch the games again with alfworld-download, or write them with envrl.envs.alfworld.generate"
 
 _games: OrderedDict[str, CompiledGame] = OrderedDict()
@@ -109,24 +110,25 @@ def _compile(data: Mapping[str, Any]) -> CompiledGame:
     for key in _KEYS:
         if not isinstance(data.get(key), str):
             raise DataFault(f"lacks the text {key!r}; {_REMEDY}")
-    rules = _rules(data["pddl_domain"], data["grammar"])
-    problem = parse_problem(data["pddl_problem"], rules.domain)
-    return CompiledGame(problem, rules)
+    # Only the task sentence differs between the grammars of a format: the rest is parsed once.
+    grammar, task = data["grammar"], ""
+    match = _TASK.search(grammar)
+    if match is not None:
+        task = _task(match[1])
+        grammar = f"{grammar[: match.start(1)]}{json.dumps(TASK)}{grammar[match.end(1) :]}"
+    rules = _rules(data["pddl_domain"], grammar)
+    return CompiledGame(parse_problem(data["pddl_problem"], rules.domain), rules, task)
 
 
-def _rules(domain_text: str, grammar_text: str) -> Rules:
-    """Domain and grammar; everything but the task sentence is parsed once for all games alike."""
-    match = _TASK.search(grammar_text)
-    if match is None:
-        return _shared_rules(domain_text, grammar_text)
-    shared = _shared_rules(domain_text, grammar_text[: match.start(1)] + "[]" + grammar_text[match.end(1) :])
-    task = parse_rules("task", json.loads(match[1]))
-    grammar = Grammar(shared.grammar.actions, {**shared.grammar.rules, "task": task})
-    return Rules(shared.domain, grammar, shared.version, shared.achievers, shared.relevant)
+def _task(quoted: str) -> str:
+    symbols = parse_symbols(json.loads(quoted))
+    if not all(isinstance(s, Text) for s in symbols):
+        raise DataFault(f"grammar rule 'task' isn't plain text: {quoted}; {_REMEDY}")
+    return "".join(s.text for s in symbols if isinstance(s, Text))
 
 
 @lru_cache(maxsize=16)
-def _shared_rules(domain_text: str, grammar_text: str) -> Rules:
+def _rules(domain_text: str, grammar_text: str) -> Rules:
     domain = parse_domain(domain_text)
     names = {s.name for s in domain.schemas}
     if domain.name != "alfred" or not names:
@@ -141,12 +143,10 @@ def _shared_rules(domain_text: str, grammar_text: str) -> Rules:
         found = f"the PutObject template {put[1]!r}" if put else "no PutObject template"
         raise DataFault(f"grammar has {found}; known versions are {_PUT_TEMPLATES}; {_REMEDY}")
     grammar = parse_grammar(grammar_text)
-    if missing := sorted(names - set(grammar.actions)):
-        raise DataFault(f"grammar has no text for the action {missing[0]!r}; {_REMEDY}")
-    for rule in ("intro", "task", "list_empty", "list_separator", "list_last_separator"):
+    for rule in ("intro", "list_empty", "list_separator", "list_last_separator"):
         if rule not in grammar.rules:
             raise DataFault(f"grammar has no rule {rule!r}; {_REMEDY}")
-    return Rules.of(domain, grammar, _PUT_TEMPLATES[put[1]])
+    return prepare(domain, grammar, _PUT_TEMPLATES[put[1]])
 
 
 class AlfworldEnv:
