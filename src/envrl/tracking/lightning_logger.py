@@ -9,7 +9,19 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class RunLogger(MLFlowLogger):
-    """Logs to one given run, at step = iteration, and leaves its end to whoever opened it."""
+    """Logs to one given run, at step = iteration, and leaves its end to whoever opened it.
+
+    Args:
+        uri: MLflow tracking URI of the store.
+        run_id: The run; it must be there.
+    """
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        super().__init__(tracking_uri=uri, run_id=run_id, save_dir=None)
+        self._experiment_id = self._mlflow_client.get_run(run_id).info.experiment_id
+        # Lightning would otherwise set MLflow's global address on first use, an environment variable
+        # with it, and never put them back.
+        self._initialized = True
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

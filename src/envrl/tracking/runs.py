@@ -143,7 +143,7 @@ def run_context(
             mlflow.end_run(status)
 
 
-def lightning_logger(store: Store, experiment: str, run_id: str) -> MLFlowLogger:
+def lightning_logger(store: Store, run_id: str) -> MLFlowLogger:
     """Lightning's MLflow logger on an open run.
 
     It differs from Lightning's own in three ways: the step of a metric is the logged ``iteration``
@@ -154,7 +154,7 @@ def lightning_logger(store: Store, experiment: str, run_id: str) -> MLFlowLogger
     quiet_mlflow()
     from envrl.tracking.lightning_logger import RunLogger
 
-    return RunLogger(experiment_name=experiment, tracking_uri=store.uri, run_id=run_id, save_dir=None)
+    return RunLogger(store.uri, run_id)
 
 
 def log_metrics(store: Store, run_id: str, metrics: Mapping[str, float], iteration: int) -> None:

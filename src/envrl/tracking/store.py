@@ -80,15 +80,17 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
         DataFault: The folder can't be written, the database is broken or of another MLflow version,
             or the server named by ``MLFLOW_TRACKING_URI`` doesn't answer.
     """
-    if uri := os.environ.get(URI_VARIABLE, "").strip():
+    root = root.expanduser().resolve()
+    own = f"sqlite:///{root / 'mlflow.db'}"
+    # A child process of an open run inherits the address of this very store, which is no other store.
+    if (uri := os.environ.get(URI_VARIABLE, "").strip()) not in ("", own):
         store = Store(root=root, uri=uri, artifact_uri=None)
         with _few_retries():
             _probe(store)
         return store
-    root = root.expanduser().resolve()
     artifacts = root / "artifacts"
     _check_writable(root, artifacts)
-    store = Store(root=root, uri=f"sqlite:///{root / 'mlflow.db'}", artifact_uri=artifacts.as_uri())
+    store = Store(root=root, uri=own, artifact_uri=artifacts.as_uri())
     quiet_mlflow()  # before the lock: another process shouldn't wait for this one's import
     with _locked(root / ".store.lock"):
         _check_database(root / "mlflow.db")

@@ -44,7 +44,7 @@ def test_child_run_belongs_to_its_study_and_carries_its_tags(store: Store) -> No
 def test_system_metrics_are_logged_into_the_same_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     with runs.run_context(store, "quick", "grpo/seed_0", None, TAGS) as run_id:
-        logger = runs.lightning_logger(store, "quick", run_id)
+        logger = runs.lightning_logger(store, run_id)
         logger.log_metrics({"eval/success_rate": 0.25, "iteration": 0.0}, step=9)
         logger.finalize("success")
         assert client(store).get_run(run_id).info.status == "RUNNING"
@@ -109,6 +109,13 @@ def test_global_tracking_address_is_put_back(store: Store) -> None:
     assert mlflow.active_run() is None
 
 
+def test_logger_outside_of_a_run_leaves_the_global_address_alone(store: Store) -> None:
+    run_id = open_run(store)
+    runs.lightning_logger(store, run_id).log_metrics({"train/loss": 1.0, "epoch": 3.0}, step=4)
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert client(store).get_run(run_id).data.metrics["train/loss"] == 1.0
+
+
 class Counting(LightningModule):
     """Two updates an epoch; logs the iteration as the training module does."""
 
@@ -129,7 +136,7 @@ def test_lightning_logs_at_iterations_into_the_open_run(store: Store, tmp_path: 
     with runs.run_context(store, "quick", "grpo/seed_0", None, TAGS) as run_id:
         trainer = Trainer(
             max_epochs=3,
-            logger=runs.lightning_logger(store, "quick", run_id),
+            logger=runs.lightning_logger(store, run_id),
             default_root_dir=tmp_path,
             accelerator="cpu",
             enable_progress_bar=False,

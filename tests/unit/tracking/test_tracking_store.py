@@ -107,6 +107,13 @@ def test_tracking_uri_of_the_environment_wins(
     assert not (tmp_path / "unused").exists()
 
 
+def test_own_address_in_the_environment_keeps_the_artifact_folder(
+    store: Store, store_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    assert open_store(store_root) == store
+
+
 def test_unreachable_server_is_named_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     started = time.monotonic()
