@@ -174,11 +174,15 @@ class StudySettings:
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
-            raise ConfigFault(f"study name '{self.name}' can't be a folder name; use letters, digits, - and _")
+            raise ConfigFault(
+                f"study name '{self.name}' can't be a folder name; use letters, digits, - and _"
+            )
         if not self.arms:
             raise ConfigFault("the study has no arms; give at least one under `arms:`")
         if self.baseline not in self.arms:
-            raise ConfigFault(f"baseline '{self.baseline}' is not an arm; choose one of {', '.join(self.arms)}")
+            raise ConfigFault(
+                f"baseline '{self.baseline}' is not an arm; choose one of {', '.join(self.arms)}"
+            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ConfigFault(f"seeds are {list(self.seeds)}; give different numbers >= 0")
         if self.jobs < 1:

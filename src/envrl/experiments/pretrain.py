@@ -59,7 +59,7 @@ class CorpusSettings:
     """Share of the games that are also played at random (for the language model only)."""
     detour: float = 0.1
     """Probability that an expert's step is replaced by a random command (never cloned)."""
-    questions_per_episode: int = 2
+    questions_per_episode: int = 1
     """State-prediction and inverse-dynamics questions drawn from each episode, of each kind."""
     seed: int = 0
     """Root of every random choice."""

@@ -1,0 +1,53 @@
+"""Plays a panel with a policy: each game once, total and per task type."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from envrl.analysis.records import Evaluation, GameOutcome
+from envrl.envs.panels import Panel
+from envrl.policy.model import Policy
+from envrl.rollout.collector import Collector, EpisodePlan
+from envrl.rollout.source import episode_metrics, session_factory
+from envrl.seeding import derive_seed
+from envrl.types import Trajectory
+
+
+@dataclass(frozen=True)
+class PanelResult:
+    """An evaluation, its metrics by name, and the episodes it consists of."""
+
+    evaluation: Evaluation
+    metrics: dict[str, float]
+    trajectories: tuple[Trajectory, ...]
+
+
+def play_panel(
+    policy: Policy, collector: Collector, panel: Panel, *, temperature: float, iteration: int
+) -> PanelResult:
+    """Plays every game of the panel once.
+
+    The draws of a game depend on the game alone, so two policies are compared on common random numbers.
+    """
+    plans = [EpisodePlan(game, derive_seed(0, "panel", game.game_id)) for game in panel.games]
+    started = time.perf_counter()
+    trajectories = collector.collect(
+        plans, session_factory(policy), temperature=temperature, policy_version=0
+    )
+    outcomes = tuple(
+        GameOutcome(
+            game_id=t.game_id,
+            family=t.family,
+            won=t.won,
+            steps=len(t.transitions),
+            task_score=min(1.0, max(0.0, t.task_score)),
+        )
+        for t in trajectories
+    )
+    metrics = episode_metrics(trajectories, "eval")
+    for family in sorted({t.family for t in trajectories}):
+        mine = [t for t in trajectories if t.family == family]
+        metrics[f"eval/success_rate/{family}"] = sum(t.won for t in mine) / len(mine)
+    metrics["eval/seconds"] = time.perf_counter() - started
+    return PanelResult(Evaluation(iteration=iteration, outcomes=outcomes), metrics, tuple(trajectories))

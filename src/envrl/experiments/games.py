@@ -1,0 +1,78 @@
+"""Which games a run trains and is evaluated on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from envrl.envs.alfworld.engine import AlfworldEnv
+from envrl.envs.alfworld.games import data_root, load_split
+from envrl.envs.alfworld.generate import generate_games
+from envrl.envs.base import TextEnv
+from envrl.envs.panels import Panel, make_panel
+from envrl.experiments.config import EnvSettings, EvaluationSettings
+from envrl.seeding import derive_seed, generator
+from envrl.types import Game
+
+
+@dataclass(frozen=True)
+class GameSets:
+    """Training games and the panel, disjoint by content."""
+
+    training: tuple[Game, ...]
+    panel: Panel
+
+
+def cache_folder() -> Path:
+    """Where generated games are kept: ``ENVRL_CACHE``, or ``~/.cache/envrl``."""
+    return Path(os.environ.get("ENVRL_CACHE") or Path.home() / ".cache" / "envrl").expanduser()
+
+
+def game_sets(env: EnvSettings, evaluation: EvaluationSettings) -> GameSets:
+    """Makes or finds the games of a run.
+
+    Raises:
+        DataFault: Official games are asked for and not there, or the panel overlaps with training.
+        ConfigFault: The generator can't make such rooms.
+    """
+    panel = evaluation_panel(env, evaluation)
+    training = _training_games(env)
+    panel.require_disjoint(training)
+    return GameSets(training, panel)
+
+
+def evaluation_panel(env: EnvSettings, evaluation: EvaluationSettings) -> Panel:
+    """The fixed panel, each game once, task types balanced as far as the split allows."""
+    if env.games == "official":
+        games = load_split(data_root(), evaluation.split, env.max_steps)
+        count = min(evaluation.games, len(games))
+        return make_panel(games, count, evaluation.seed, evaluation.split)
+    seed = derive_seed(env.games_seed, "panel", evaluation.seed)
+    # A third more than needed, so that the panel can balance the task types.
+    drawn = evaluation.games + evaluation.games // 3 + 6
+    games = generate_games(env.rooms(), drawn, seed, evaluation.split, cache_folder() / "games")
+    return make_panel(games, evaluation.games, evaluation.seed, f"generated-{evaluation.split}")
+
+
+def _training_games(env: EnvSettings) -> tuple[Game, ...]:
+    if env.games == "official":
+        games = load_split(data_root(), "train", env.max_steps)
+        if env.train_games is None or env.train_games >= len(games):
+            return games
+        rng = generator(env.games_seed, "training-games")
+        picked = rng.choice(len(games), size=env.train_games, replace=False)
+        return tuple(games[i] for i in sorted(picked.tolist()))
+    assert env.train_games is not None
+    seed = derive_seed(env.games_seed, "training")
+    return generate_games(env.rooms(), env.train_games, seed, "train", cache_folder() / "games")
+
+
+def environment_factory(env: EnvSettings) -> Callable[[], TextEnv]:
+    """Builds one environment of the chosen backend."""
+    if env.backend == "textworld":
+        from envrl.envs.alfworld.textworld import TextWorldEnv
+
+        return TextWorldEnv
+    return AlfworldEnv

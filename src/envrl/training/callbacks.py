@@ -1,0 +1,140 @@
+"""What happens around training: evaluation, random state, progress."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        iteration: Iterations completed.
+        iterations: Length of the run.
+        training_success: Success rate of the episodes collected last; None before any.
+        evaluation_success: Success rate on the panel at the last evaluation; None before any.
+        seconds: Wall time of this process on the run so far.
+        seconds_left: Estimate from the iterations this process has made; None before any.
+    """
+
+    iteration: int
+    iterations: int
+    training_success: float | None
+    evaluation_success: float | None
+    seconds: float
+    seconds_left: float | None
+
+
+class EvaluationCallback(L.Callback):
+    """Evaluates before training, every ``every`` iterations and after the last one.
+
+    Args:
+        evaluate: Plays the panel after that many completed iterations; returns the success rate.
+        every: Iterations between evaluations.
+    """
+
+    def __init__(self, evaluate: Callable[[int], float], every: int) -> None:
+        self._evaluate = evaluate
+        self._every = every
+        self.last: float | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The policy before any update, unless the run goes on from a checkpoint."""
+        if trainer.current_epoch == 0 and trainer.global_step == 0:
+            self.last = self._evaluate(0)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluates if it is time."""
+        completed = trainer.current_epoch + 1
+        if completed % self._every == 0 or completed == trainer.max_epochs:
+            self.last = self._evaluate(completed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last result, for the progress display of a resumed run."""
+        return {"last": self.last}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the last result."""
+        self.last = state_dict["last"]
+
+
+class RandomStateCallback(L.Callback):
+    """Keeps the states of torch's, numpy's and Python's global generators in the checkpoint.
+
+    Nothing of this package draws from them while training, but dropout and other people's code do.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """States of all three, as tensors and plain values (loadable with ``weights_only``)."""
+        kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+        version, internal, gauss = random.getstate()
+        state = {
+            "torch": torch.get_rng_state(),
+            "numpy": [str(kind), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position)],
+            "numpy_gauss": [int(has_gauss), float(cached)],
+            "python": [version, list(internal), gauss],
+        }
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Sets all three."""
+        torch.set_rng_state(state_dict["torch"])
+        kind, keys, position = state_dict["numpy"]
+        has_gauss, cached = state_dict["numpy_gauss"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+        version, internal, gauss = state_dict["python"]
+        random.setstate((version, tuple(internal), gauss))
+        if "cuda" in state_dict and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state_dict["cuda"])
+
+
+class ProgressCallback(L.Callback):
+    """Reports where the run stands after every iteration.
+
+    Args:
+        report: Told the progress.
+        training_success: Success rate of the episodes collected last.
+        evaluation: Source of the last evaluation.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[Progress], None],
+        training_success: Callable[[], float | None],
+        evaluation: EvaluationCallback,
+    ) -> None:
+        self._report = report
+        self._training_success = training_success
+        self._evaluation = evaluation
+        self._started = time.perf_counter()
+        self._first = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+        self._first = trainer.current_epoch
+        self._tell(trainer, trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Reports."""
+        self._tell(trainer, trainer.current_epoch + 1)
+
+    def _tell(self, trainer: L.Trainer, completed: int) -> None:
+        seconds = time.perf_counter() - self._started
+        total = trainer.max_epochs or completed
+        made = completed - self._first
+        left = seconds / made * (total - completed) if made > 0 else None
+        self._report(
+            Progress(completed, total, self._training_success(), self._evaluation.last, seconds, left)
+        )
