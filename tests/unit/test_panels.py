@@ -95,6 +95,17 @@ def test_a_saved_panel_comes_back_equal(tmp_path) -> None:
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["panel.json"]
 
 
+def test_a_panel_that_cant_be_written_leaves_nothing(tmp_path) -> None:
+    panel = make_panel(pool(), 6, seed=0)
+    (tmp_path / "panel.json").mkdir()
+    with pytest.raises(DataFault, match=r"can't write .*panel\.json"):
+        panel.save(tmp_path / "panel.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["panel.json"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataFault, match=r"can't write .*file/panel\.json"):
+        panel.save(tmp_path / "file" / "panel.json")
+
+
 def _swap_game(record: dict) -> None:
     record["games"][0]["game_id"] = "other"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pydantic
 
+from envrl.envs.storage import write_whole
 from envrl.errors import DataFault
 from envrl.seeding import generator
 from envrl.types import Game
@@ -96,15 +96,7 @@ class Panel:
             DataFault: The file can't be written.
         """
         record = {"name": self.name, "panel_hash": self.panel_hash, "games": [asdict(g) for g in self.games]}
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, path)
-        except OSError as error:
-            raise DataFault(
-                f"can't write panel {self.name!r} to {path}: {error}. Choose another place"
-            ) from error
+        write_whole(path, json.dumps(record, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Panel:

@@ -7,13 +7,13 @@ but the line that tells the task, so it is another game with another id.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from envrl.envs.alfworld.games import content_id, read_json
+from envrl.envs.storage import write_whole
 from envrl.errors import DataFault
 from envrl.seeding import generator
 from envrl.types import Game
@@ -52,13 +52,7 @@ def _rewritten(game: Game, goal: str, folder: Path) -> Game:
     data["task_type"] = game.family
     game_id = content_id(data)
     path = folder / f"{game_id}.tw-pddl"
-    partial = folder / f".{game_id}.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(data), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataFault(f"can't write {path}: {error}. Choose another folder") from error
+    write_whole(path, json.dumps(data))
     return replace(game, game_id=game_id, spec=str(path))
 
 
