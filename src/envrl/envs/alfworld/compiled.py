@@ -98,10 +98,11 @@ class Options:
 class Place:
     """A location of the agent."""
 
-    __slots__ = ("commands", "everywhere", "location", "options")
+    __slots__ = ("by_text", "commands", "everywhere", "location", "options")
 
     def __init__(self, location: str, everywhere: Sequence[Command]) -> None:
         self.location = location
+        self.by_text: dict[str, Command] = {}
         self.everywhere = [
             c.text for c in everywhere if c.action.moves_to is None or c.args[c.action.moves_to] != location
         ]
@@ -130,6 +131,7 @@ class CompiledGame:
         self._places: dict[str, Place] = {}
         self._texts: dict[tuple[str, str, tuple[tuple[str, str], ...]], Memo[str]] = {}
         self._everywhere = self._common_commands()
+        self._sorted = tuple(self._everywhere[text] for text in sorted(self._everywhere))
         self._intro: str | None = None
 
     def new_state(self) -> GameState:
@@ -159,7 +161,7 @@ class CompiledGame:
         place = self._places.get(location)
         if place is None:
             with self._lock:
-                place = self._places.setdefault(location, Place(location, list(self._everywhere.values())))
+                place = self._places.setdefault(location, Place(location, self._sorted))
         return place
 
     def options(self, bits: int, place: Place) -> Options:
@@ -172,19 +174,18 @@ class CompiledGame:
                 for action in self.rules.actions:
                     if not action.everywhere:
                         self._collect(action, view, place, commands)
-                texts = tuple(sorted({*place.everywhere, *commands}))
+                texts = tuple(sorted([*place.everywhere, *commands]))
                 known = Options(texts, commands)
                 place.options.put(bits, view.touched, known)
         return known
 
-    def command(self, text: str, bits: int, place: Place) -> Command | None:
-        """The action a text stands for at the place, None if it isn't admissible."""
-        command = self.options(bits, place).commands.get(text)
-        if command is None:
-            common = self._everywhere.get(text)
-            if common is not None and text in place.everywhere:
-                with self._lock:
-                    command = self._command(common.action, common.args, text, place)
+    def common_command(self, text: str, place: Place) -> Command | None:
+        """The everywhere-command of this text at the place, None if it isn't admissible there."""
+        command = place.by_text.get(text)
+        if command is None and text in self._everywhere and text in place.everywhere:
+            with self._lock:
+                common = self._everywhere[text]
+                command = place.by_text.setdefault(text, Command(text, common.action, common.args))
         return command
 
     def perform(self, command: Command, bits: int, place: Place) -> tuple[int, Place, str]:
@@ -232,6 +233,8 @@ class CompiledGame:
         for args in self._arguments(action, view):
             known = place.commands.get((action.schema.name, args))
             text = known.text if known else self._command_text(action, args, view)
+            if text in self._everywhere:
+                raise DataFault(f"command {text!r} could mean two actions: not supported")
             # Like the reference, the first of equally worded actions is meant.
             into.setdefault(text, known or self._command(action, args, text, place))
 
@@ -305,27 +308,33 @@ class GameState:
         won: Whether the goal holds now.
     """
 
-    __slots__ = ("_bits", "_game", "_place", "feedback", "won")
+    __slots__ = ("_bits", "_game", "_options", "_place", "feedback", "won")
 
     def __init__(self, game: CompiledGame) -> None:
         self._game = game
         self._bits = game.facts.initial_bits
         self._place = game.place(game.start_location)
+        self._options = game.options(self._bits, self._place)
         self.feedback = game.intro()
         self.won = game.won(self._bits, self._place)
 
     def admissible(self) -> tuple[str, ...]:
         """Admissible commands in the reference's order: sorted, each once."""
-        return self._game.options(self._bits, self._place).texts
+        return self._options.texts
 
     def step(self, command: str) -> str:
         """Carries out a command and returns the answer; what isn't admissible changes nothing."""
-        found = self._game.command(command.strip(), self._bits, self._place)
+        text = command.strip()
+        game = self._game
+        found = self._options.commands.get(text) or game.common_command(text, self._place)
         if found is None:
             self.feedback = NOTHING_HAPPENS
-        else:
-            self._bits, self._place, self.feedback = self._game.perform(found, self._bits, self._place)
-            self.won = self._game.won(self._bits, self._place)
+            return NOTHING_HAPPENS
+        bits, place, self.feedback = game.perform(found, self._bits, self._place)
+        if bits != self._bits:
+            self._bits, self._place = bits, place
+            self._options = game.options(bits, place)
+            self.won = game.won(bits, place)
         return self.feedback
 
 

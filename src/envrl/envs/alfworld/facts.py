@@ -9,7 +9,7 @@ on those cells have the same answer, however much else differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from envrl.envs.alfworld.pddl import Domain, Fact, Problem
@@ -21,6 +21,8 @@ NEGATED = "not_"
 
 Args = tuple[str, ...]
 Positions = tuple[int, ...]
+Shape = tuple[str, Positions]
+"""A predicate, and which of its arguments are given."""
 T = TypeVar("T")
 
 
@@ -90,8 +92,8 @@ class FactBase:
         self._by_type: dict[str, list[str]] = {}
         for name, kind in problem.objects.items():
             self._by_type.setdefault(kind, []).append(name)
-        self._indexes: dict[tuple[str, Positions], dict[Args, list[Args]]] = {}
-        self._cells: dict[str, dict[Positions, dict[Args, Cell]]] = {}
+        self.indexes: dict[Shape, dict[Args, list[Args]]] = {}
+        self.cells: dict[Shape, dict[Args, Cell]] = {}
         self._bits: dict[Fact, int] = {}
         self.initial_bits = 0
         for predicate in sorted(self.changing):
@@ -104,19 +106,22 @@ class FactBase:
         if bit is None:
             bit = self._bits[fact] = 1 << len(self._bits)
             args = fact[1:]
-            for positions, cells in self._cells.get(fact[0], {}).items():
-                self._cell(cells, tuple([args[i] for i in positions])).add(bit, args)
+            for (predicate, positions), cells in self.cells.items():
+                if predicate == fact[0]:
+                    self._cell(cells, tuple([args[i] for i in positions])).add(bit, args)
         return bit
 
-    def cell(self, predicate: str, positions: Positions, key: Args) -> Cell:
-        """The changing facts of a predicate with the arguments ``key`` at ``positions``."""
-        shapes = self._cells.setdefault(predicate, {})
-        cells = shapes.get(positions)
+    def cell(self, shape: Shape, key: Args) -> Cell:
+        """The changing facts of a predicate with the arguments ``key`` at the shape's positions."""
+        cells = self.cells.get(shape)
         if cells is None:
-            cells = shapes[positions] = {}
+            predicate, positions = shape
+            cells = {}
             for fact, bit in self._bits.items():
                 if fact[0] == predicate:
-                    self._cell(cells, tuple([fact[1:][i] for i in positions])).add(bit, fact[1:])
+                    args = fact[1:]
+                    self._cell(cells, tuple([args[i] for i in positions])).add(bit, args)
+            self.cells[shape] = cells
         return self._cell(cells, key)
 
     @staticmethod
@@ -126,15 +131,14 @@ class FactBase:
             cell = cells[key] = Cell()
         return cell
 
-    def fixed(self, predicate: str, positions: Positions, key: Args) -> Sequence[Args]:
-        """Arguments of the unchanging facts with ``key`` at ``positions``."""
-        index = self._indexes.get((predicate, positions))
-        if index is None:
-            index = {}
-            for args in self._facts.get(predicate, ()):
-                index.setdefault(tuple([args[i] for i in positions]), []).append(args)
-            self._indexes[predicate, positions] = index
-        return index.get(key, ())
+    def index(self, shape: Shape) -> dict[Args, list[Args]]:
+        """Unchanging facts of a predicate by their arguments at the shape's positions."""
+        predicate, positions = shape
+        index: dict[Args, list[Args]] = {}
+        for args in self._facts.get(predicate, ()):
+            index.setdefault(tuple([args[i] for i in positions]), []).append(args)
+        self.indexes[shape] = index
+        return index
 
     def initial(self, predicate: str) -> Sequence[Args]:
         """Arguments of the predicate's facts at the start."""
@@ -167,19 +171,29 @@ class View:
         self.touched: set[Cell] = set()
         self._notes_place = notes_place
 
-    def rows(self, predicate: str, positions: Positions, key: Args) -> Sequence[Args]:
-        """Arguments of the true facts with ``key`` at ``positions``."""
-        if predicate == AGENT_AT:
-            if self._notes_place:
-                self.touched.add(self.facts.cell(AGENT_AT, (0,), self.agent_at[:1]))
-            here = self.agent_at
-            return (here,) if all(here[i] == k for i, k in zip(positions, key, strict=True)) else ()
-        if predicate.removeprefix(NEGATED) not in self.facts.changing:
-            return self.facts.fixed(predicate, positions, key)
-        cell = self.facts.cell(predicate, positions, key)
+    def place_rows(self, key: Args, positions: Positions) -> Sequence[Args]:
+        """The agent's location, if ``key`` fits it."""
+        here = self.agent_at
+        if self._notes_place:
+            self.touched.add(self.facts.cell((AGENT_AT, (0,)), here[:1]))
+        for i, value in zip(positions, key, strict=True):
+            if here[i] != value:
+                return ()
+        return (here,)
+
+    def fixed_rows(self, key: Args, shape: Shape) -> Sequence[Args]:
+        """Arguments of unchanging facts."""
+        index = self.facts.indexes.get(shape)
+        if index is None:
+            index = self.facts.index(shape)
+        return index.get(key, ())
+
+    def changing_rows(self, key: Args, shape: Shape) -> Sequence[Args]:
+        """Arguments of the changing facts that are true."""
+        cells = self.facts.cells.get(shape)
+        cell = None if cells is None else cells.get(key)
+        if cell is None:
+            cell = self.facts.cell(shape, key)
         self.touched.add(cell)
         bits = self.bits
         return [args for bit, args in cell.facts if bits & bit]
-
-
-Binding = Mapping[str, str]

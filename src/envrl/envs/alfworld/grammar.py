@@ -14,13 +14,12 @@ import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from envrl.errors import DataFault
 
 
-@dataclass(frozen=True, slots=True)
-class Placeholder:
+class Placeholder(NamedTuple):
     """A variable of a query; equal name and type mean the same variable."""
 
     name: str

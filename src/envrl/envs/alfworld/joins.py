@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
-from envrl.envs.alfworld.facts import AGENT_AT, Positions, View
+from envrl.envs.alfworld.facts import AGENT_AT, NEGATED, Args, Positions, View
 from envrl.envs.alfworld.pddl import Literal
 from envrl.errors import DataFault
 
 EQUALITY = "="
+Runner = Callable[[list[str], View, list[tuple[str, ...]]], None]
+"""Carries out the rest of a plan: reads and fills the slots, appends the answers it finds."""
+KeyMaker = Callable[[list[str]], Args]
 
 
 class Kind(Enum):
@@ -43,17 +47,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps to answer a conjunction; ``variables`` names the slots, the first ``given`` are inputs."""
+    """How to answer a conjunction; ``variables`` names the slots, the first ``given`` are inputs."""
 
     variables: tuple[str, ...]
     given: int
-    steps: tuple[Step, ...]
+    runner: Runner
 
     def answers(self, values: Sequence[str], view: View) -> list[tuple[str, ...]]:
         """Values of all ``variables`` for each answer, given those of the first ``given``."""
         slots: list[str] = [*values, *[""] * (len(self.variables) - self.given)]
         found: list[tuple[str, ...]] = []
-        _run(self.steps, 0, slots, view, found)
+        self.runner(slots, view, found)
         return found
 
 
@@ -84,7 +88,7 @@ def plan(
     for variable in types:
         if variable not in slots:
             steps.append(_range(variable, types, slots))
-    return Plan(tuple(slots), len(given), tuple(steps))
+    return Plan(tuple(slots), len(given), _runner(steps, changing))
 
 
 def _range(variable: str, types: Mapping[str, str], slots: dict[str, int]) -> Step:
@@ -139,30 +143,94 @@ def _rank(literal: Literal, slots: Mapping[str, int], changing: Collection[str])
     return (20 if narrowed else 200) + open_
 
 
-def _run(
-    steps: tuple[Step, ...], at: int, slots: list[str], view: View, found: list[tuple[str, ...]]
-) -> None:
-    if at == len(steps):
-        found.append(tuple(slots))
-        return
-    step = steps[at]
-    kind = step.kind
-    if kind is Kind.RANGE:
-        slot = step.binds[0][1]
+def _done(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
+    found.append(tuple(slots))
+
+
+def _runner(steps: Sequence[Step], changing: Collection[str]) -> Runner:
+    """Chains the steps from the last to the first, each as one function that calls the next."""
+    runner: Runner = _done
+    for step in reversed(steps):
+        if step.kind is Kind.RANGE:
+            runner = _range_runner(step, runner)
+        elif step.kind in (Kind.EQUAL, Kind.DIFFERENT):
+            runner = _equality_runner(step, runner)
+        else:
+            runner = _fact_runner(step, runner, step.predicate.removeprefix(NEGATED) in changing)
+    return runner
+
+
+def _range_runner(step: Step, proceed: Runner) -> Runner:
+    slot = step.binds[0][1]
+
+    def run(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
         for value in view.facts.objects(step.predicate):
             slots[slot] = value
-            _run(steps, at + 1, slots, view, found)
-        return
-    key = tuple([slots[s] if s.__class__ is int else s for s in step.sources])
-    if kind is Kind.MATCH:
-        for args in view.rows(step.predicate, step.positions, key):  # type: ignore[arg-type]
-            if step.same and any(args[i] != args[j] for i, j in step.same):
+            proceed(slots, view, found)
+
+    return run
+
+
+def _equality_runner(step: Step, proceed: Runner) -> Runner:
+    key_of = _key_maker(step.sources)
+    equal = step.kind is Kind.EQUAL
+
+    def run(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
+        key = key_of(slots)
+        if (key[0] == key[1]) == equal:
+            proceed(slots, view, found)
+
+    return run
+
+
+def _fact_runner(step: Step, proceed: Runner, changing: bool) -> Runner:
+    key_of = _key_maker(step.sources)
+    shape = (step.predicate, step.positions)
+    if step.predicate == AGENT_AT:
+        rows_of = partial(View.place_rows, positions=step.positions)
+    else:
+        rows_of = partial(View.changing_rows if changing else View.fixed_rows, shape=shape)
+    if step.kind is Kind.ABSENT:
+        return _absent_runner(key_of, rows_of, proceed)
+    if not step.binds:
+        return _present_runner(key_of, rows_of, proceed)
+    binds, same = step.binds, step.same
+
+    def run(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
+        for args in rows_of(view, key_of(slots)):
+            if same and any(args[i] != args[j] for i, j in same):
                 continue
-            for position, slot in step.binds:
+            for position, slot in binds:
                 slots[slot] = args[position]
-            _run(steps, at + 1, slots, view, found)
-    elif kind is Kind.ABSENT:
-        if not view.rows(step.predicate, step.positions, key):  # type: ignore[arg-type]
-            _run(steps, at + 1, slots, view, found)
-    elif (key[0] == key[1]) == (kind is Kind.EQUAL):
-        _run(steps, at + 1, slots, view, found)
+            proceed(slots, view, found)
+
+    return run
+
+
+def _absent_runner(key_of: KeyMaker, rows_of: Callable[..., Sequence[Args]], proceed: Runner) -> Runner:
+    def run(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
+        if not rows_of(view, key_of(slots)):
+            proceed(slots, view, found)
+
+    return run
+
+
+def _present_runner(key_of: KeyMaker, rows_of: Callable[..., Sequence[Args]], proceed: Runner) -> Runner:
+    def run(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
+        if rows_of(view, key_of(slots)):
+            proceed(slots, view, found)
+
+    return run
+
+
+def _key_maker(sources: tuple[int | str, ...]) -> KeyMaker:
+    """Function from slots to the known arguments; slots are numbers, constants stand for themselves."""
+    if not sources:
+        return lambda slots: ()
+    if len(sources) == 1 and isinstance(sources[0], int):
+        only = sources[0]
+        return lambda slots: (slots[only],)
+    if len(sources) == 2 and isinstance(sources[0], int) and isinstance(sources[1], int):
+        first, second = sources
+        return lambda slots: (slots[first], slots[second])
+    return lambda slots: tuple([s if s.__class__ is str else slots[s] for s in sources])  # type: ignore[misc, index]
