@@ -250,7 +250,10 @@ def demonstrate(env: TextEnv, game: Game, seed: int = 0, expert: Expert | None =
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plays game files with the expert and prints how many it wins; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m envrl.envs.alfworld.expert", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m envrl.envs.alfworld.expert",
+        description="Plays ALFWorld games with the search-then-act expert and counts what it wins.",
+    )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="game files (.tw-pddl) or folders of them")
     parser.add_argument("--max-steps", type=int, default=50, help="commands an episode may use (default: 50)")
     options = parser.parse_args(arguments)

@@ -174,7 +174,10 @@ def _publish(partial: Path, final: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Generates solvable ALFWorld games as .tw-pddl files; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m envrl.envs.alfworld.generate", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m envrl.envs.alfworld.generate",
+        description="Generates ALFWorld games that the expert wins, as .tw-pddl files.",
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder; the set gets a folder of its own in it"
     )
