@@ -139,6 +139,25 @@ def test_it_searches_where_the_object_belongs_first_and_everywhere_at_last() -> 
     assert (first, second, third) == ("go to toilet 1", "go to desk 1", "go to bed 1")
 
 
+def test_it_does_not_look_for_a_thing_where_the_thing_is_asked_to_be_put() -> None:
+    expert = Expert()
+    every = ("go to desk 1", "go to toilet 1")
+    expert.reset(INTRO.format("a desk 1, and a toilet 1", "put a clean candle in toilet"))
+    assert expert.act(Observation("", every)) == "go to toilet 1"
+    expert.reset(INTRO.format("a desk 1, and a toilet 1", "put a candle in toilet"))
+    assert expert.act(Observation("", every)) == "go to desk 1"
+
+
+def test_a_place_that_refused_one_thing_may_take_another() -> None:
+    expert = Expert()
+    expert.reset(INTRO.format("a toilet 1, and a desk 1", "put a cloth in toilet"))
+    at_toilet = ("examine toilet 1", "go to desk 1")
+    assert expert.act(Observation("You pick up the cd 1 from the desk 1.", at_toilet)) == "go to desk 1"
+    at_desk = ("examine desk 1", "go to toilet 1")
+    expert.act(Observation("You move the cd 1 to the desk 1.", at_desk))
+    assert expert.act(Observation("You pick up the cloth 1 from the desk 1.", at_desk)) == "go to toilet 1"
+
+
 def test_it_opens_what_stands_at_hand_before_it_walks() -> None:
     expert = Expert()
     expert.reset(INTRO.format("a drawer 3, a drawer 2, and a drawer 1", "put a pen in bed"))
