@@ -136,6 +136,21 @@ def test_only_iterations_that_all_seeds_share_are_averaged() -> None:
     assert (arm["curve_iterations"], arm["curve"]) == ([0, 5], [0.25, 0.5])
 
 
+def test_order_of_games_in_an_evaluation_does_not_matter() -> None:
+    turned = [
+        record.model_copy(
+            update={
+                "evaluations": tuple(
+                    e.model_copy(update={"outcomes": e.outcomes[::-1]}) if record.arm == "grpo+sp" else e
+                    for e in record.evaluations
+                )
+            }
+        )
+        for record in STUDY
+    ]
+    assert results_document(summarise(turned, "grpo")) == results_document(summarise(STUDY, "grpo"))
+
+
 def test_same_records_give_the_same_report(tmp_path: Path) -> None:
     first = write_report(tmp_path / "one", STUDY, "grpo", title="study")
     second = write_report(tmp_path / "two", STUDY, "grpo", title="study")
