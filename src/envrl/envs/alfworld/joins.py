@@ -231,6 +231,16 @@ def _key_maker(sources: tuple[int | str, ...]) -> KeyMaker:
         only = sources[0]
         return lambda slots: (slots[only],)
     if len(sources) == 2 and isinstance(sources[0], int) and isinstance(sources[1], int):
-        first, second = sources
-        return lambda slots: (slots[first], slots[second])
-    return lambda slots: tuple([s if s.__class__ is str else slots[s] for s in sources])  # type: ignore[misc, index]
+        left, right = sources[0], sources[1]
+        return lambda slots: (slots[left], slots[right])
+    # A constant is kept as its own one-value getter, so that no test is left for when it runs.
+    parts = [_slot_getter(s) if isinstance(s, int) else _constant_getter(s) for s in sources]
+    return lambda slots: tuple([get(slots) for get in parts])
+
+
+def _slot_getter(slot: int) -> Callable[[list[str]], str]:
+    return lambda slots: slots[slot]
+
+
+def _constant_getter(value: str) -> Callable[[list[str]], str]:
+    return lambda slots: value
