@@ -35,7 +35,7 @@ test-all: $(VENV)/.dev ## run all tests, those that take minutes too
 lint: $(VENV)/.dev ## check style, formatting and the import rule
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/lint-imports --quiet
+	$(BIN)/lint-imports --no-logo
 
 types: $(VENV)/.dev ## check types
 	$(BIN)/mypy
