@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -24,67 +23,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from envrl.errors import ConfigFault, PolicyFault
+from envrl.errors import PolicyFault
 from envrl.policy.chat import ChatMarkup
+from envrl.policy.settings import TINY_CHECKPOINT, LoraSettings, PolicySettings, model_source
 
-TINY_CHECKPOINT = Path(__file__).parent / "tiny_checkpoint"
+__all__ = ["TINY_CHECKPOINT", "LoraSettings", "Policy", "PolicySettings", "load_policy"]
+
 _ADAPTER = "default"
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Low-rank adapters (peft)."""
-
-    enabled: bool = True
-    """Train adapters; false trains every parameter."""
-    rank: int = 16
-    """Rank of the adapters."""
-    alpha: float = 32.0
-    """Scaling: the update is multiplied by alpha / rank."""
-    dropout: float = 0.0
-    """Dropout inside the adapters while training; anything but 0 makes sampler and trainer differ."""
-    targets: str = "all-linear"
-    """Modules that get adapters: all-linear, or names separated by commas (q_proj,v_proj)."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigFault(
-                f"policy.lora.rank is {self.rank}; use at least 1, or policy.lora.enabled=false"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ConfigFault(f"policy.lora.dropout is {self.dropout}; use a number in [0, 1)")
-
-
-@dataclass(frozen=True)
-class PolicySettings:
-    """Which model acts and how it is loaded."""
-
-    model: str = "tiny"
-    """tiny (embedded), a hub id (Qwen/Qwen2.5-1.5B-Instruct) or a folder in Hugging Face format."""
-    lora: LoraSettings = LoraSettings()
-    """Adapters."""
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Precision of the weights; auto takes the checkpoint's own."""
-    load_in_4bit: bool = False
-    """Quantise the base to NF4 with bitsandbytes (QLoRA); needs adapters."""
-    load_in_8bit: bool = False
-    """Quantise the base to 8 bit with bitsandbytes; needs adapters."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third slower."""
-    merge_for_sampling: bool = True
-    """Sample from a copy of the base with the adapters merged in (faster, one copy more in memory);
-    false samples through the adapters. Quantised bases are never merged."""
-
-    def __post_init__(self) -> None:
-        if self.load_in_4bit and self.load_in_8bit:
-            raise ConfigFault("policy.load_in_4bit and policy.load_in_8bit are both set; choose one")
-        if (self.load_in_4bit or self.load_in_8bit) and not self.lora.enabled:
-            raise ConfigFault("a quantised base can't be trained itself; set policy.lora.enabled=true")
-
-    @property
-    def quantised(self) -> bool:
-        """Whether the base weights are stored in 4 or 8 bits."""
-        return self.load_in_4bit or self.load_in_8bit
 
 
 class Policy(nn.Module):
@@ -164,7 +109,7 @@ class Policy(nn.Module):
         copied = self._sampling_copy[0]
         device = next(self.model.parameters()).device
         if next(copied.parameters()).device != device:
-            copied.to(device)  # type: ignore[arg-type]
+            copied.to(device)
         _merge_into(copied, self.causal)
         return copied
 
@@ -180,7 +125,7 @@ def load_policy(settings: PolicySettings) -> Policy:
     Raises:
         PolicyFault: The model can't be found or read, or the hardware can't do what was asked.
     """
-    source = _resolve(settings.model)
+    source = model_source(settings.model)
     if settings.quantised:
         _require_bitsandbytes(settings)
     try:
@@ -194,27 +139,6 @@ def load_policy(settings: PolicySettings) -> Policy:
             "in Hugging Face format, or the id of a causal language model that is cached or reachable"
         ) from error
     return Policy(base, ChatMarkup(tokenizer), settings)
-
-
-def _resolve(model: str) -> str:
-    if model == "tiny":
-        if not (TINY_CHECKPOINT / "config.json").is_file():
-            raise PolicyFault(
-                f"the embedded checkpoint is missing from {TINY_CHECKPOINT}; reinstall the package or "
-                "rebuild it with `python -m envrl.policy.tiny`"
-            )
-        return str(TINY_CHECKPOINT)
-    path = Path(model).expanduser()
-    if path.exists() and not (path / "config.json").is_file():
-        raise PolicyFault(
-            f"policy.model '{model}' exists but holds no config.json; give a folder that "
-            "save_pretrained wrote"
-        )
-    if not path.exists() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
-        raise PolicyFault(
-            f"policy.model '{model}' is neither `tiny`, an existing folder nor a hub id (owner/name)"
-        )
-    return str(path) if path.exists() else model
 
 
 def _dtype(settings: PolicySettings) -> torch.dtype | str:
@@ -275,8 +199,8 @@ def _merge_into(copied: PreTrainedModel, trained: PreTrainedModel) -> None:
     for name, module in trained.named_modules():
         if isinstance(module, LoraLayer):
             target = copied.get_submodule(name)
-            base = module.get_base_layer().weight  # type: ignore[union-attr]
-            target.weight.copy_(base + module.get_delta_weight(_ADAPTER))  # type: ignore[operator,union-attr]
+            base = module.get_base_layer().weight
+            target.weight.copy_(base + module.get_delta_weight(_ADAPTER))
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,6 @@ from typing import Literal
 
 from envrl.errors import ConfigFault
 
-
 PromptForm = Literal["compact", "reasoned"]
 """Wording of prompts and answers.
 
