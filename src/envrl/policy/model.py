@@ -15,19 +15,29 @@ from typing import cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
 )
+from transformers.utils import logging as hf_logging
 
 from envrl.errors import PolicyFault
 from envrl.policy.chat import ChatMarkup
 from envrl.policy.settings import TINY_CHECKPOINT, LoraSettings, PolicySettings, model_source
 
-__all__ = ["TINY_CHECKPOINT", "LoraSettings", "Policy", "PolicySettings", "load_policy"]
+__all__ = [
+    "TINY_CHECKPOINT",
+    "LoraSettings",
+    "Policy",
+    "PolicySettings",
+    "check_policy",
+    "load_policy",
+]
 
 _ADAPTER = "default"
 
@@ -119,6 +129,20 @@ class Policy(nn.Module):
         self.chat.tokenizer.save_pretrained(folder)
 
 
+def check_policy(settings: PolicySettings) -> None:
+    """Finds out, without loading weights, that :func:`load_policy` can't succeed.
+
+    Raises:
+        PolicyFault: The model can't be found or read, or the hardware can't do what was asked.
+    """
+    source = model_source(settings.model)
+    if settings.quantised:
+        _require_bitsandbytes(settings)
+    with _reading(settings):
+        AutoTokenizer.from_pretrained(source)
+        AutoConfig.from_pretrained(source)
+
+
 def load_policy(settings: PolicySettings) -> Policy:
     """Loads model, tokenizer and adapters.
 
@@ -128,17 +152,36 @@ def load_policy(settings: PolicySettings) -> Policy:
     source = model_source(settings.model)
     if settings.quantised:
         _require_bitsandbytes(settings)
-    try:
+    with _reading(settings):
         tokenizer = AutoTokenizer.from_pretrained(source)
         base = AutoModelForCausalLM.from_pretrained(
             source, dtype=_dtype(settings), quantization_config=_quantisation(settings)
         )
-    except (OSError, ValueError) as error:
+    chat = ChatMarkup(tokenizer)
+    try:
+        return Policy(base, chat, settings)
+    except ValueError as error:
+        raise PolicyFault(
+            f"policy.lora.targets '{settings.lora.targets}' does not fit the model '{settings.model}' "
+            f"({_first_line(error)}); use all-linear or names of its linear layers, e.g. q_proj,v_proj"
+        ) from error
+
+
+@contextmanager
+def _reading(settings: PolicySettings) -> Iterator[None]:
+    """Names the model in what goes wrong while it is read, and draws no progress bars."""
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
         raise PolicyFault(
             f"policy.model '{settings.model}' can't be loaded ({_first_line(error)}); use tiny, a folder "
             "in Hugging Face format, or the id of a causal language model that is cached or reachable"
         ) from error
-    return Policy(base, ChatMarkup(tokenizer), settings)
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def _dtype(settings: PolicySettings) -> torch.dtype | str:

@@ -12,31 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from envrl.errors import ConfigFault
 from envrl.policy.cache import RaggedCache
+from envrl.policy.settings import SamplingSettings
 from envrl.types import Finish
 
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How tokens are drawn."""
-
-    max_new_tokens: int = 24
-    """Most tokens of one answer, the end-of-turn token included."""
-    temperature: float = 1.0
-    """Softmax temperature while training; 0 means greedy."""
-    eval_temperature: float = 0.4
-    """Softmax temperature while evaluating; 0 means greedy."""
-    max_context: int = 2048
-    """Longest sequence in tokens; an episode whose conversation outgrows it is truncated."""
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigFault(f"sampling.max_new_tokens is {self.max_new_tokens}; use at least 1")
-        for name in ("temperature", "eval_temperature"):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0):
-                raise ConfigFault(f"sampling.{name} is {value}; use 0 (greedy) or a positive number")
+__all__ = ["CachedSession", "SampledTokens", "SamplerSession", "SamplingSettings"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,33 +5,15 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 
+from envrl.training.progress import Progress
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        iteration: Iterations completed.
-        iterations: Length of the run.
-        training_success: Success rate of the episodes collected last; None before any.
-        evaluation_success: Success rate on the panel at the last evaluation; None before any.
-        seconds: Wall time of this process on the run so far.
-        seconds_left: Estimate from the iterations this process has made; None before any.
-    """
-
-    iteration: int
-    iterations: int
-    training_success: float | None
-    evaluation_success: float | None
-    seconds: float
-    seconds_left: float | None
+__all__ = ["EvaluationCallback", "Progress", "ProgressCallback", "RandomStateCallback"]
 
 
 class EvaluationCallback(L.Callback):

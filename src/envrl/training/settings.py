@@ -36,6 +36,12 @@ class LossSettings:
         for name in ("kl_coefficient", "entropy_coefficient"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigFault(f"loss.{name} is {getattr(self, name)}; use 0 (off) or a positive number")
+        if not 0 <= self.clip_low <= 1:
+            raise ConfigFault(f"loss.clip_low is {self.clip_low}; use a number from 0 to 1")
+        if not 0 <= self.clip_high < float("inf"):
+            raise ConfigFault(f"loss.clip_high is {self.clip_high}; use 0 or a positive number")
+        if self.dual_clip is not None and not self.dual_clip > 1:
+            raise ConfigFault(f"loss.dual_clip is {self.dual_clip}; use a ratio above 1, or null for off")
 
 
 @dataclass(frozen=True)
@@ -56,5 +62,9 @@ class OptimSettings:
     def __post_init__(self) -> None:
         if not 0 < self.lr < 1:
             raise ConfigFault(f"optim.lr is {self.lr}; use a number between 0 and 1, e.g. 3e-4")
-        if self.gradient_clip < 0:
+        if not 0 <= self.gradient_clip < float("inf"):
             raise ConfigFault(f"optim.gradient_clip is {self.gradient_clip}; use 0 (off) or more")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ConfigFault(f"optim.weight_decay is {self.weight_decay}; use 0 (off) or more")
+        if not 0 <= self.beta2 < 1:
+            raise ConfigFault(f"optim.beta2 is {self.beta2}; use a number in [0, 1), e.g. 0.999")

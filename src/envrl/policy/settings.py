@@ -1,0 +1,121 @@
+"""Settings of the policy and of sampling; imports no model library, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from envrl.errors import ConfigFault, PolicyFault
+
+TINY_CHECKPOINT = Path(__file__).parent / "tiny_checkpoint"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters (peft)."""
+
+    enabled: bool = True
+    """Train adapters; false trains every parameter."""
+    rank: int = 16
+    """Rank of the adapters."""
+    alpha: float = 32.0
+    """Scaling: the update is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout inside the adapters while training; anything but 0 makes sampler and trainer differ."""
+    targets: str = "all-linear"
+    """Modules that get adapters: all-linear, or names separated by commas (q_proj,v_proj)."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigFault(
+                f"policy.lora.rank is {self.rank}; use at least 1, or policy.lora.enabled=false"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigFault(f"policy.lora.dropout is {self.dropout}; use a number in [0, 1)")
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """Which model acts and how it is loaded."""
+
+    model: str = "tiny"
+    """tiny (embedded), a hub id (Qwen/Qwen2.5-1.5B-Instruct) or a folder in Hugging Face format."""
+    lora: LoraSettings = LoraSettings()
+    """Adapters."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Precision of the weights; auto takes the checkpoint's own."""
+    load_in_4bit: bool = False
+    """Quantise the base to NF4 with bitsandbytes (QLoRA); needs adapters."""
+    load_in_8bit: bool = False
+    """Quantise the base to 8 bit with bitsandbytes; needs adapters."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    merge_for_sampling: bool = True
+    """Sample from a copy of the base with the adapters merged in (faster, one copy more in memory);
+    false samples through the adapters. Quantised bases are never merged."""
+
+    def __post_init__(self) -> None:
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ConfigFault("policy.load_in_4bit and policy.load_in_8bit are both set; choose one")
+        if (self.load_in_4bit or self.load_in_8bit) and not self.lora.enabled:
+            raise ConfigFault("a quantised base can't be trained itself; set policy.lora.enabled=true")
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the base weights are stored in 4 or 8 bits."""
+        return self.load_in_4bit or self.load_in_8bit
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How tokens are drawn."""
+
+    max_new_tokens: int = 24
+    """Most tokens of one answer, the end-of-turn token included."""
+    temperature: float = 1.0
+    """Softmax temperature while training; 0 means greedy."""
+    eval_temperature: float = 0.4
+    """Softmax temperature while evaluating; 0 means greedy."""
+    max_context: int = 2048
+    """Longest sequence in tokens; an episode whose conversation outgrows it is truncated."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigFault(f"sampling.max_new_tokens is {self.max_new_tokens}; use at least 1")
+        for name in ("temperature", "eval_temperature"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigFault(f"sampling.{name} is {value}; use 0 (greedy) or a positive number")
+        if self.max_context <= self.max_new_tokens:
+            raise ConfigFault(
+                f"sampling.max_context is {self.max_context}, which leaves no room for a prompt beside an "
+                f"answer of sampling.max_new_tokens={self.max_new_tokens}; use a larger number"
+            )
+
+
+def model_source(model: str) -> str:
+    """What transformers is told to load: the embedded checkpoint's folder, a folder, or a hub id.
+
+    Raises:
+        PolicyFault: The name is none of these; needs no model library to find out.
+    """
+    if model == "tiny":
+        if not (TINY_CHECKPOINT / "config.json").is_file():
+            raise PolicyFault(
+                f"the embedded checkpoint is missing from {TINY_CHECKPOINT}; reinstall the package or "
+                "rebuild it with `python -m envrl.policy.tiny`"
+            )
+        return str(TINY_CHECKPOINT)
+    path = Path(model).expanduser()
+    if path.exists() and not (path / "config.json").is_file():
+        raise PolicyFault(
+            f"policy.model '{model}' exists but holds no config.json; give a folder that "
+            "save_pretrained wrote"
+        )
+    if not path.exists() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
+        raise PolicyFault(
+            f"policy.model '{model}' is neither `tiny`, an existing folder nor a hub id (owner/name)"
+        )
+    return str(path) if path.exists() else model
