@@ -213,11 +213,12 @@ def _literal(
     nodes: list[Tree], positive: bool, renamed: Mapping[str, str], predicates: Mapping[str, tuple[str, ...]]
 ) -> Literal:
     name = _as_str(nodes[0])
-    args = tuple(renamed.get(a, a) for a in map(_as_str, nodes[1:]))
     if name != _EQUALITY and name not in predicates:
         raise DataFault(
-            f"PDDL condition uses {name!r}, which is neither a predicate nor a supported connective"
+            f"PDDL condition or effect has {name!r}{'' if positive else ' under a negation'}, where only an atom "
+            "of a declared predicate is supported; use ALFWorld's own domain and goals"
         )
+    args = tuple(renamed.get(a, a) for a in map(_as_str, nodes[1:]))
     expected = 2 if name == _EQUALITY else len(predicates[name])
     if len(args) != expected:
         raise DataFault(f"PDDL atom {name!r} has {len(args)} arguments, declared are {expected}")
