@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 STUDY ?= experiments/quick.yaml
 # What the benchmark plays: real games where ALFWORLD_DATA names them, else generated ones.
-GAMES ?=
+GENERATED := build/bench_games
+GAMES ?= $(if $(ALFWORLD_DATA),$(ALFWORLD_DATA)/json_2.1.1/valid_seen,$(GENERATED))
 BIN := $(VENV)/bin
 PINS := pyproject.toml constraints.txt tools/install.py
 
@@ -40,11 +41,14 @@ lint: $(VENV)/.dev ## check style, formatting and the import rule
 types: $(VENV)/.dev ## check types
 	$(BIN)/mypy
 
-bench: $(VENV)/.reference ## compare the native ALFWorld engine with TextWorld (GAMES="path ...")
+bench: $(VENV)/.reference $(filter $(GENERATED),$(GAMES)) ## compare the native ALFWorld engine with TextWorld (GAMES="path ...")
 	$(ONE_THREAD) $(BIN)/python benchmarks/alfworld_engine.py $(GAMES)
 
 notebooks: $(VENV)/.dev ## execute the notebooks
 	$(ONE_THREAD) $(BIN)/pytest -q -k notebook tests
+
+$(GENERATED): | $(VENV)/.run
+	$(BIN)/python -m envrl.envs.alfworld.generate --out $@ --count 24 --seed 0
 
 reference: $(VENV)/.reference ## install TextWorld, for `backend: textworld` and the comparisons
 

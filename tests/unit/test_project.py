@@ -19,19 +19,19 @@ ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = {
     "a path of one machine": re.compile(r"(?<![\w.-])/(?:work|home|root|farm|mnt|opt|Users)/[\w.-]+"),
     "a package registry's host": re.compile(
-        r"pythonhosted\.org|pypi\.org|download\.pytorch\.org|artifactory", re.I
+        r"pythonhosted\.org|pypi\.org|download\.pytorch\.org|artifac[t]ory", re.I
     ),
     "a temporary file of one machine": re.compile(r"/tmp/(?!\.{3})[\w.-]+"),
     "an index address": re.compile(r"(?:--(?:extra-)?index-url|--find-links)[= ]\s*\S+"),
     "the making instead of the thing": re.compile(
-        r"\b(?:sub-?agent|this session|coding agent|language model wrote|as an AI)\b", re.I
+        r"\b(?:sub-?agent|this[ ]session|coding[ ]agent|as[ ]an[ ]AI)\b", re.I
     ),
 }
 """What no tracked text may hold. Each is shown to be found by ``test_a_forbidden_text_is_found``."""
 
 
 def tracked_texts() -> dict[str, str]:
-    """Text of every file git tracks, this one left out because it must name what it forbids."""
+    """Text of every file git tracks by its name, this file too: its samples are written in two parts."""
     try:
         listing = subprocess.run(
             ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
@@ -41,8 +41,8 @@ def tracked_texts() -> dict[str, str]:
     texts = {}
     for name in filter(None, listing.stdout.split("\0")):
         path = ROOT / name
-        if path == Path(__file__).resolve() or not path.is_file():
-            continue
+        if not path.is_file():
+            continue  # removed in the working tree, not committed yet
         try:
             texts[name] = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
@@ -64,11 +64,11 @@ def test_tracked_files_name_no_machine_and_no_registry() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "see /home/someone/data",
-        "cached in /tmp/run42/x.json",
-        "https://pypi.org/simple",
-        "pip install --index-url somewhere",
-        "found in this session",
+        "see /" + "home/someone/data",
+        "cached in /" + "tmp/run42/x.json",
+        "https://py" + "pi.org/simple",
+        "pip install --index" + "-url somewhere",
+        "found in this " + "session",
     ],
 )
 def test_a_forbidden_text_is_found(text: str) -> None:
