@@ -91,13 +91,15 @@ def step_message(
         past: Every step so far, oldest first; the last ``settings.history`` are shown.
         current: What the policy has to act on.
     """
-    shown = past[len(past) - settings.history :] if settings.history else ()
+    # Not len(past) - history: that is negative at first, which would count from the end.
+    shown = past[-settings.history :] if settings.history else ()
     if settings.form == "compact":
         return Message("user", _compact_step(settings, initial, shown, current))
     task = task_of(initial.text)
     parts = [f"You act in a household described in text. Your task is to: {task}"]
     if past:
-        parts.append(f"Steps taken so far: {len(past)}. The last {len(shown)} observations and actions:")
+        window = f" The last {len(shown)} observations and actions:" if shown else ""
+        parts.append(f"Steps taken so far: {len(past)}.{window}")
         first = len(past) - len(shown) + 1
         parts += [
             f"[Observation {n}: '{without_banner(step.observation)}', Action {n}: '{step.action}']"
