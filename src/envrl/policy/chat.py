@@ -47,6 +47,11 @@ class ChatMarkup:
             )
         if tokenizer.eos_token_id is None:
             raise PolicyFault(f"the tokenizer of '{tokenizer.name_or_path}' has no eos_token (end of turn)")
+        if not tokenizer.encode("look", add_special_tokens=False):
+            raise PolicyFault(
+                f"the tokenizer of '{tokenizer.name_or_path}' knows no letters: its files are missing or "
+                "empty; save the tokenizer beside the model"
+            )
         self.tokenizer = tokenizer
         self.end_id = int(tokenizer.eos_token_id)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id)
@@ -107,6 +112,12 @@ class ChatMarkup:
                 raise PolicyFault(
                     f"the chat template of '{self.tokenizer.name_or_path}' rewrites earlier turns, so a "
                     "growing conversation would not match its own tokens; use rollout.layout: steps"
+                )
+            if not before.startswith(str(self.tokenizer.eos_token)):
+                raise PolicyFault(
+                    f"the chat template of '{self.tokenizer.name_or_path}' ends an answer with "
+                    f"{before!r:.40}, not with the eos_token {self.tokenizer.eos_token!r} that sampling "
+                    "stops at; set the tokenizer's eos_token to its end-of-turn token"
                 )
             self._turn = (before, after)
         return self._turn

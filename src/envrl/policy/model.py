@@ -15,7 +15,6 @@ from typing import cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -101,7 +100,7 @@ class Policy(nn.Module):
                 return
             if not self._reference_copy:
                 raise PolicyFault("no reference policy was kept; call keep_reference() before training")
-            trained, self.model = self.model, self._reference_copy[0]
+            trained, self.model = self.model, _moved(self._reference_copy[0], self.model)
             try:
                 yield self
             finally:
@@ -116,10 +115,7 @@ class Policy(nn.Module):
         """The model to sample from, with the adapters' current weights in it."""
         if not self._sampling_copy:
             return self.causal
-        copied = self._sampling_copy[0]
-        device = next(self.model.parameters()).device
-        if next(copied.parameters()).device != device:
-            copied.to(device)
+        copied = _moved(self._sampling_copy[0], self.model)
         _merge_into(copied, self.causal)
         return copied
 
@@ -155,7 +151,11 @@ def load_policy(settings: PolicySettings) -> Policy:
     with _reading(settings):
         tokenizer = AutoTokenizer.from_pretrained(source)
         base = AutoModelForCausalLM.from_pretrained(
-            source, dtype=_dtype(settings), quantization_config=_quantisation(settings)
+            source,
+            dtype=_dtype(settings),
+            quantization_config=_quantisation(settings),
+            # The sampler passes a boolean mask, which eager attention would add to the scores.
+            attn_implementation="sdpa",
         )
     chat = ChatMarkup(tokenizer)
     try:
@@ -174,7 +174,8 @@ def _reading(settings: PolicySettings) -> Iterator[None]:
     hf_logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    # Broken files raise whatever the library that reads them likes: KeyError, SafetensorError, ...
+    except Exception as error:
         raise PolicyFault(
             f"policy.model '{settings.model}' can't be loaded ({_first_line(error)}); use tiny, a folder "
             "in Hugging Face format, or the id of a causal language model that is cached or reachable"
@@ -233,6 +234,14 @@ def _lora_config(settings: LoraSettings) -> LoraConfig:
 def _frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     copied = copy.deepcopy(model).eval()
     copied.requires_grad_(False)
+    return copied
+
+
+def _moved(copied: PreTrainedModel, trained: nn.Module) -> PreTrainedModel:
+    """The copy, on the device of the trained model: what moves that one doesn't see the copies."""
+    device = next(trained.parameters()).device
+    if next(copied.parameters()).device != device:
+        copied.to(device)
     return copied
 
 
