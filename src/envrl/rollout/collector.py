@@ -138,6 +138,9 @@ class Collector:
                 continue
             first = result.observation
             context = self._chat.opening(self._first_message(first))
+            if not self._fits(context):
+                done[slot] = _trajectory(plan, (), StopReason.TOKEN_LIMIT, result)
+                continue
             live.append(_Live(slot, plan, generator(plan.seed, "sampler"), first, first, context))
         return live
 
@@ -209,10 +212,14 @@ class Collector:
             episode.context = self._chat.opening(message)
             block = episode.context.token_ids
         episode.current = observation
-        room = self._settings.sampling.max_context - self._settings.sampling.max_new_tokens
-        if len(episode.context.token_ids) > room:
+        if not self._fits(episode.context):
             return None, StopReason.TOKEN_LIMIT
         return block, None
+
+    def _fits(self, context: TokenSpan) -> bool:
+        """Whether a whole answer still fits behind the prompt."""
+        sampling = self._settings.sampling
+        return len(context.token_ids) + sampling.max_new_tokens <= sampling.max_context
 
 
 def _action_roles(answer: SampledTokens) -> bytes:
