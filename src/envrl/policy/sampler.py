@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from envrl.errors import PolicyFault
 from envrl.policy.cache import RaggedCache
 from envrl.policy.settings import SamplingSettings
 from envrl.types import Finish
@@ -56,6 +58,7 @@ class CachedSession:
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, end_id: int) -> None:
+        self._model = model
         self._decoder: nn.Module = model.get_decoder()
         head = model.get_output_embeddings()
         assert head is not None
@@ -83,7 +86,17 @@ class CachedSession:
 
         Each row draws from its own generator (one uniform number a token), so its draws don't
         depend on which other rows are in the batch.
+
+        Raises:
+            PolicyFault: The model's scores are not numbers.
         """
+        # Dropout would make sampler and trainer differ, and gradient checkpointing has no cache.
+        with _evaluation_mode(self._model):
+            return self._sample(generators, temperature, max_new_tokens)
+
+    def _sample(
+        self, generators: Sequence[np.random.Generator], temperature: float, max_new_tokens: int
+    ) -> list[SampledTokens]:
         rows = len(self._pending)
         uniforms = torch.from_numpy(np.stack([g.random(max_new_tokens) for g in generators])).to(self._device)
         logits = self._run(self._pending)
@@ -101,6 +114,11 @@ class CachedSession:
             if position + 1 == max_new_tokens or not bool(live.any()):
                 break
             logits = self._advance(drawn, live)
+        if not bool(logprobs.isfinite().all()):
+            raise PolicyFault(
+                "the policy's scores are not finite, so no token can be drawn; the weights have diverged: "
+                "lower optim.lr, or use a wider policy.dtype"
+            )
         self._hand_over(tokens, lengths)
         return [
             SampledTokens(
@@ -147,6 +165,18 @@ class CachedSession:
             use_cache=True,
         )
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
 
 
 def draw(

@@ -94,8 +94,11 @@ class RolloutSource:
         """Plays an iteration's episodes and makes its micro-batches."""
         groups, rollout_metrics = self._play(iteration, policy_version)
         rows = policy_rows(groups, self._chat, self._settings.rollout, self._settings.auxiliary)
-        advantages = self._advantages(
-            [r.score for r in rows], [r.group for r in rows], [r.trajectory for r in rows]
+        # Without rows (every environment failed) there is nothing to compare, only an empty update.
+        advantages = (
+            self._advantages([r.score for r in rows], [r.group for r in rows], [r.trajectory for r in rows])
+            if rows
+            else ()
         )
         rows = [replace(r, advantage=float(a)) for r, a in zip(rows, advantages, strict=True)]
         questions = self._questions(groups, self._wanted(iteration), iteration)
@@ -157,7 +160,6 @@ class RolloutSource:
 def session_factory(policy: Policy) -> SessionFactory:
     """Opens sampler sessions on the policy's weights as they are now."""
     model = policy.sampling_model()
-    model.eval()
     return lambda rows: CachedSession(model, rows, policy.chat.end_id)
 
 

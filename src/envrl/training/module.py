@@ -60,8 +60,12 @@ class EnvRLModule(L.LightningModule):
         self._gradients: dict[str, list[Tensor]] = {}
         self._started = 0.0
         self._tokens = 0
-        if loss.kl_coefficient > 0:
+        # Before a checkpoint is loaded: the reference of a resumed run is the start of the run.
+        if loss.kl_coefficient > 0 or diagnose_every > 0:
             policy.keep_reference()
+        # Models are loaded in evaluation mode and the trainer leaves modes alone; dropout of adapters
+        # and gradient checkpointing need this one.
+        policy.train()
 
     def weights(self, iteration: int) -> tuple[float, float]:
         """(λ_SP, λ_ID) of an iteration."""
@@ -213,7 +217,6 @@ class EnvRLModule(L.LightningModule):
     def _kl(
         self, rows: RowBatch, acted: Tensor, targets: Tensor, logprobs: Tensor, denominator: float
     ) -> LossTerm:
-        self.policy.keep_reference()
         with self.policy.reference() as reference:
             hidden = reference.hidden_states(rows.token_ids)
             reference_logprobs = token_logprobs(reference.logits(hidden[:, :-1][acted]), targets)
