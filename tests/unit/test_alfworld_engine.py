@@ -13,7 +13,8 @@ from envrl.types import Game
 
 INTRO = (
     "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you "
-    "see a countertop 1, a desk 1, a fridge 1, a microwave 1, and a sinkbasin 1.\n\nYour task is to: heat a mug."
+    "see a countertop 1, a desk 1, a fridge 1, a microwave 1, and a sinkbasin 1.\n\n"
+    "Your task is to: heat a mug."
 )
 RECORDED = (
     ("look", "You are in the middle of a room. Looking quickly around you, you see nothing."),

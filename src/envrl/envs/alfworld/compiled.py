@@ -107,7 +107,7 @@ class Place:
             c.text for c in everywhere if c.action.moves_to is None or c.args[c.action.moves_to] != location
         ]
         self.options: Memo[Options] = Memo(_LISTS_PER_PLACE)
-        self.commands: dict[tuple[str, tuple[str, ...]], Command] = {}
+        self.commands: dict[tuple[int, tuple[str, ...]], Command] = {}
 
 
 class CompiledGame:
@@ -171,9 +171,10 @@ class CompiledGame:
             with self._lock:
                 view = self._view(bits, place.location)
                 commands: dict[str, Command] = {}
-                for action in self.rules.actions:
-                    if not action.everywhere:
-                        self._collect(action, view, place, commands)
+                for number, args in self.rules.here.answers(view):
+                    command = place.commands.get((number, args)) or self._command(number, args, view, place)
+                    # Like the reference, the first of equally worded actions is meant.
+                    commands.setdefault(command.text, command)
                 texts = tuple(sorted([*place.everywhere, *commands]))
                 known = Options(texts, commands)
                 place.options.put(bits, view.touched, known)
@@ -229,34 +230,29 @@ class CompiledGame:
                 found[tuple([row[i] for i in disjunct.params])] = None
         return found
 
-    def _collect(self, action: ActionRules, view: View, place: Place, into: dict[str, Command]) -> None:
-        for args in self._arguments(action, view):
-            known = place.commands.get((action.schema.name, args))
-            text = known.text if known else self._command_text(action, args, view)
-            if text in self._everywhere:
-                raise DataFault(f"command {text!r} could mean two actions: not supported")
-            # Like the reference, the first of equally worded actions is meant.
-            into.setdefault(text, known or self._command(action, args, text, place))
-
-    def _command(self, action: ActionRules, args: tuple[str, ...], text: str, place: Place) -> Command:
-        key = (action.schema.name, args)
-        if key not in place.commands:
-            place.commands[key] = Command(text, action, args)
-        return place.commands[key]
+    def _command(self, number: int, args: tuple[str, ...], view: View, place: Place) -> Command:
+        action = self.rules.actions[number]
+        text = self._command_text(action, args, view)
+        if text in self._everywhere:
+            raise DataFault(f"command {text!r} could mean two actions: not supported")
+        command = place.commands[number, args] = Command(text, action, args)
+        return command
 
     def _command_text(self, action: ActionRules, args: tuple[str, ...], view: View) -> str:
-        mapped = dict(zip(action.placeholders, args, strict=True))
-        return self._write(action.template, mapped, view)
+        if action.wording is not None:
+            names = self._names
+            return "".join([p if isinstance(p, str) else names[args[p]] for p in action.wording])
+        return self._write(action.template, dict(zip(action.placeholders, args, strict=True)), view)
 
     def _outcome(self, command: Command, place: Place) -> Outcome:
         action = command.action
-        binding = dict(zip(action.schema.params, command.args, strict=True))
-        # An everywhere-command was worked out at the start; the agent's place is the one it is given at.
-        for literal in (lit for c in action.schema.condition.disjuncts for lit in c):
-            if literal.predicate == AGENT_AT and literal.args[1] in binding:
-                binding[literal.args[1]] = place.location
+        args = list(command.args)
+        for i in action.place_params:
+            # An everywhere-command was worked out for the start.
+            args[i] = place.location
+        binding = dict(zip(action.schema.params, args, strict=True))
         change, location = self._change(action, binding, place.location)
-        mapped = {p: binding[v] for p, v in zip(action.placeholders, action.schema.params, strict=True)}
+        mapped = dict(zip(action.placeholders, args, strict=True))
         key = (location, action.schema.name, action.feedback_scope.visible(mapped))
         texts = self._texts.setdefault(key, Memo(_TEXTS_PER_COMMAND))
         return Outcome(change, self.place(location), mapped, texts)

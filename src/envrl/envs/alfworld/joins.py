@@ -6,13 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from typing import Any
 
 from envrl.envs.alfworld.facts import AGENT_AT, NEGATED, Args, Positions, View
 from envrl.envs.alfworld.pddl import Literal
 from envrl.errors import DataFault
 
 EQUALITY = "="
-Runner = Callable[[list[str], View, list[tuple[str, ...]]], None]
+Runner = Callable[[list[str], View, list[Any]], None]
 """Carries out the rest of a plan: reads and fills the slots, appends the answers it finds."""
 KeyMaker = Callable[[list[str]], Args]
 
@@ -51,6 +52,7 @@ class Plan:
 
     variables: tuple[str, ...]
     given: int
+    steps: tuple[Step, ...]
     runner: Runner
 
     def answers(self, values: Sequence[str], view: View) -> list[tuple[str, ...]]:
@@ -88,7 +90,8 @@ def plan(
     for variable in types:
         if variable not in slots:
             steps.append(_range(variable, types, slots))
-    return Plan(tuple(slots), len(given), _runner(steps, changing))
+    runner = _chain(steps, _keep_all, changing)
+    return Plan(tuple(slots), len(given), tuple(steps), runner)
 
 
 def _range(variable: str, types: Mapping[str, str], slots: dict[str, int]) -> Step:
@@ -143,13 +146,71 @@ def _rank(literal: Literal, slots: Mapping[str, int], changing: Collection[str])
     return (20 if narrowed else 200) + open_
 
 
-def _done(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A plan without inputs, a number to know its answers by, and the slots wanted of them."""
+
+    plan: Plan
+    number: int
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Questionnaire:
+    """Many plans answered in one pass: what several begin with is done once."""
+
+    size: int
+    runner: Runner
+
+    def answers(self, view: View) -> list[tuple[int, tuple[str, ...]]]:
+        """(number, wanted values) of each answer to each question."""
+        found: list[Any] = []
+        self.runner([""] * self.size, view, found)
+        return found
+
+
+def combine(questions: Sequence[Question], changing: Collection[str]) -> Questionnaire:
+    """Merges plans by their common first steps (slots are numbered in the order steps bind them)."""
+    size = max((len(q.plan.variables) for q in questions), default=0)
+    return Questionnaire(size, _fork([(q.plan.steps, q) for q in questions], changing))
+
+
+def _fork(questions: Sequence[tuple[tuple[Step, ...], Question]], changing: Collection[str]) -> Runner:
+    branches: list[Runner] = []
+    groups: dict[Step, list[tuple[tuple[Step, ...], Question]]] = {}
+    for steps, question in questions:
+        if steps:
+            groups.setdefault(steps[0], []).append((steps[1:], question))
+        else:
+            branches.append(_keep(question))
+    for step, group in groups.items():
+        branches.append(_chain([step], _fork(group, changing), changing))
+    if len(branches) == 1:
+        return branches[0]
+
+    def run(slots: list[str], view: View, found: list[Any]) -> None:
+        for branch in branches:
+            branch(slots, view, found)
+
+    return run
+
+
+def _keep(question: Question) -> Runner:
+    number, wanted = question.number, question.slots
+
+    def run(slots: list[str], view: View, found: list[Any]) -> None:
+        found.append((number, tuple([slots[i] for i in wanted])))
+
+    return run
+
+
+def _keep_all(slots: list[str], view: View, found: list[Any]) -> None:
     found.append(tuple(slots))
 
 
-def _runner(steps: Sequence[Step], changing: Collection[str]) -> Runner:
+def _chain(steps: Sequence[Step], last: Runner, changing: Collection[str]) -> Runner:
     """Chains the steps from the last to the first, each as one function that calls the next."""
-    runner: Runner = _done
+    runner = last
     for step in reversed(steps):
         if step.kind is Kind.RANGE:
             runner = _range_runner(step, runner)
@@ -163,7 +224,7 @@ def _runner(steps: Sequence[Step], changing: Collection[str]) -> Runner:
 def _range_runner(step: Step, proceed: Runner) -> Runner:
     slot = step.binds[0][1]
 
-    def run(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
+    def run(slots: list[str], view: View, found: list[Any]) -> None:
         for value in view.facts.objects(step.predicate):
             slots[slot] = value
             proceed(slots, view, found)
@@ -175,7 +236,7 @@ def _equality_runner(step: Step, proceed: Runner) -> Runner:
     key_of = _key_maker(step.sources)
     equal = step.kind is Kind.EQUAL
 
-    def run(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
+    def run(slots: list[str], view: View, found: list[Any]) -> None:
         key = key_of(slots)
         if (key[0] == key[1]) == equal:
             proceed(slots, view, found)
@@ -196,7 +257,7 @@ def _fact_runner(step: Step, proceed: Runner, changing: bool) -> Runner:
         return _present_runner(key_of, rows_of, proceed)
     binds, same = step.binds, step.same
 
-    def run(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
+    def run(slots: list[str], view: View, found: list[Any]) -> None:
         for args in rows_of(view, key_of(slots)):
             if same and any(args[i] != args[j] for i, j in same):
                 continue
@@ -208,7 +269,7 @@ def _fact_runner(step: Step, proceed: Runner, changing: bool) -> Runner:
 
 
 def _absent_runner(key_of: KeyMaker, rows_of: Callable[..., Sequence[Args]], proceed: Runner) -> Runner:
-    def run(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
+    def run(slots: list[str], view: View, found: list[Any]) -> None:
         if not rows_of(view, key_of(slots)):
             proceed(slots, view, found)
 
@@ -216,7 +277,7 @@ def _absent_runner(key_of: KeyMaker, rows_of: Callable[..., Sequence[Args]], pro
 
 
 def _present_runner(key_of: KeyMaker, rows_of: Callable[..., Sequence[Args]], proceed: Runner) -> Runner:
-    def run(slots: list[str], view: View, found: list[tuple[str, ...]]) -> None:
+    def run(slots: list[str], view: View, found: list[Any]) -> None:
         if rows_of(view, key_of(slots)):
             proceed(slots, view, found)
 

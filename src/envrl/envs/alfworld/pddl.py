@@ -214,9 +214,10 @@ def _literal(
 ) -> Literal:
     name = _as_str(nodes[0])
     if name != _EQUALITY and name not in predicates:
+        place = "has" if positive else "negates"
         raise DataFault(
-            f"PDDL condition or effect has {name!r}{'' if positive else ' under a negation'}, where only an atom "
-            "of a declared predicate is supported; use ALFWorld's own domain and goals"
+            f"PDDL condition or effect {place} {name!r}, where only an atom of a declared predicate is "
+            "supported; use ALFWorld's own domain and goals"
         )
     args = tuple(renamed.get(a, a) for a in map(_as_str, nodes[1:]))
     expected = 2 if name == _EQUALITY else len(predicates[name])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from envrl.envs.alfworld.facts import AGENT_AT, NEGATED
-from envrl.envs.alfworld.grammar import ActionText, Call, Each, Grammar, Placeholder, Symbol
-from envrl.envs.alfworld.joins import Plan, plan
+from envrl.envs.alfworld.grammar import ActionText, Call, Each, Expression, Grammar, Placeholder, Symbol, Text
+from envrl.envs.alfworld.joins import Plan, Question, Questionnaire, combine, plan
 from envrl.envs.alfworld.pddl import Condition, Conjunction, Domain, Effect, Literal, Schema
 from envrl.envs.alfworld.texts import Scope, Writer
 from envrl.errors import DataFault
@@ -35,7 +35,9 @@ class ActionRules:
         effects: What it changes that anything can depend on.
         placeholders: Its parameters as the grammar names them.
         template, feedback: Texts of the command and of the answer.
-        template_scope, feedback_scope: What of the parameters those texts depend on.
+        wording: The template as text and numbers of parameters, if it is no more than that.
+        place_params: Numbers of the parameters that stand for the place the command is given at.
+        feedback_scope: What of the parameters the answer depends on.
     """
 
     schema: Schema
@@ -46,7 +48,8 @@ class ActionRules:
     placeholders: tuple[Placeholder, ...]
     template: tuple[Symbol, ...]
     feedback: tuple[Symbol, ...]
-    template_scope: Scope
+    wording: tuple[str | int, ...] | None
+    place_params: tuple[int, ...]
     feedback_scope: Scope
 
 
@@ -59,6 +62,8 @@ class Rules:
         writer: Writes the grammar's texts.
         version: Version of the game format, ``2.1.2`` or ``2.1.1``.
         actions: The domain's actions, planned.
+        here: What can be done in a state, as (number of the action, arguments), but for actions that can
+            be done everywhere.
         relevant: Changing predicates something can depend on; the rest (``checked``) isn't tracked.
     """
 
@@ -66,6 +71,7 @@ class Rules:
     writer: Writer
     version: str
     actions: tuple[ActionRules, ...]
+    here: Questionnaire
     relevant: frozenset[str]
 
 
@@ -79,7 +85,13 @@ def prepare(domain: Domain, grammar: Grammar, version: str) -> Rules:
     _check_negations(domain, relevant)
     writer = Writer(grammar, domain)
     actions = tuple(_action(schema, domain, writer, relevant) for schema in domain.schemas)
-    return Rules(domain, writer, version, actions, relevant)
+    questions = [
+        Question(disjunct.plan, number, disjunct.params)
+        for number, action in enumerate(actions)
+        if not action.everywhere
+        for disjunct in action.disjuncts
+    ]
+    return Rules(domain, writer, version, actions, combine(questions, domain.changing), relevant)
 
 
 def goal_plans(goal: Condition, rules: Rules) -> tuple[Plan, ...]:
@@ -117,7 +129,8 @@ def _action(schema: Schema, domain: Domain, writer: Writer, relevant: frozenset[
         placeholders=placeholders,
         template=texts.template,
         feedback=texts.feedback,
-        template_scope=template,
+        wording=_wording(texts.template, placeholders),
+        place_params=_place_params(schema),
         feedback_scope=writer.scope(texts.feedback),
     )
 
@@ -157,6 +170,31 @@ def _everywhere(
         if place & named:
             return False
     return True
+
+
+def _wording(template: Sequence[Symbol], placeholders: Sequence[Placeholder]) -> tuple[str | int, ...] | None:
+    numbers = {p.name: i for i, p in enumerate(placeholders)}
+    parts: list[str | int] = []
+    for symbol in template:
+        if isinstance(symbol, Text):
+            parts.append(symbol.text)
+        elif isinstance(symbol, Expression) and len(symbol.alternatives) == 1:
+            for summand in symbol.alternatives[0]:
+                if isinstance(summand, str):
+                    parts.append(summand)
+                elif summand[1] == "name" and summand[0] in numbers:
+                    parts.append(numbers[summand[0]])
+                else:
+                    return None
+        else:
+            return None
+    return tuple(parts)
+
+
+def _place_params(schema: Schema) -> tuple[int, ...]:
+    literals = [lit for conjunction in schema.condition.disjuncts for lit in conjunction]
+    places = {lit.args[1] for lit in literals if lit.predicate == AGENT_AT}
+    return tuple(i for i, param in enumerate(schema.params) if param in places)
 
 
 def _moves_to(schema: Schema) -> int | None:
