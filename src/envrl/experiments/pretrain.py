@@ -17,17 +17,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from envrl.envs.alfworld.engine import AlfworldEnv
 from envrl.envs.alfworld.expert import Expert
 from envrl.envs.alfworld.generate import RoomSettings, generate_games
-from envrl.errors import ConfigFault, EnvrlError
+from envrl.errors import ConfigFault, DataFault, EnvrlError
 from envrl.policy.chat import ChatMarkup
 from envrl.policy.model import TINY_CHECKPOINT
 from envrl.policy.pretraining import (
@@ -53,7 +54,7 @@ class CorpusSettings:
 
     small_games: int = 5000
     """Generated games with 6 to 10 receptacles."""
-    full_games: int = 500
+    full_games: int = 400
     """Generated games in full rooms."""
     random_share: float = 0.15
     """Share of the games that are also played at random (for the language model only)."""
@@ -66,21 +67,45 @@ class CorpusSettings:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One stage of training, on a corpus of its own."""
+
+    name: str
+    """What the log calls it."""
+    corpus: CorpusSettings
+    """Games and play."""
+    phase: PhaseSettings
+    """Length, learning rate, update size."""
+    environment_weight: float
+    """Target weight of observations and questions; the expert's action tokens have 1."""
+    longest_row: int = 4096
+    """Rows of more tokens are left out."""
+
+
+_FIRST = CorpusSettings()
+_SECOND = CorpusSettings(small_games=12000, full_games=0, seed=1)
+STAGES = (
+    Stage("language model", _FIRST, PhaseSettings(epochs=2.0), 1.0),
+    Stage("cloning", _FIRST, PhaseSettings(epochs=3.0, lr=1e-3), 0.1),
+    Stage("more cloning", _SECOND, PhaseSettings(epochs=4.0, lr=1.5e-3, tokens_per_update=2048), 0.1, 320),
+)
+"""How the embedded checkpoint was made."""
+
+
+@dataclass(frozen=True)
 class PretrainSettings:
     """Everything the embedded checkpoint depends on."""
 
-    corpus: CorpusSettings = CorpusSettings()
-    architecture: TinyArchitecture = TinyArchitecture()
+    stages: tuple[Stage, ...] = STAGES
+    """Stages in order; the tokenizer is trained on the first one's corpus."""
+    architecture: TinyArchitecture = field(default_factory=TinyArchitecture)
+    """Size of the model."""
     vocabulary: int = 768
     """Entries of the tokenizer's BPE part."""
     phrases: int = 250
     """Phrases that are one token each."""
-    language_model: PhaseSettings = PhaseSettings(epochs=2.0)
-    """Phase 1."""
-    cloning: PhaseSettings = field(default_factory=lambda: PhaseSettings(epochs=2.0, lr=1e-3))
-    """Phase 2."""
-    environment_weight: float = 0.1
-    """Weight of observation tokens and questions beside the expert's action tokens in phase 2."""
+    seed: int = 0
+    """Root of initialisation and order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,86 +235,116 @@ def question_rows(
     return rows
 
 
-def pretrain(settings: PretrainSettings, out: Path, games_folder: Path, say: Console) -> None:
-    """Runs both phases and writes the checkpoint in Hugging Face format.
+def pretrain(settings: PretrainSettings, out: Path, games_folder: Path, say: Console, first: int = 0) -> None:
+    """Runs the stages and writes the checkpoint in Hugging Face format.
 
     Args:
-        settings: Corpus, size and training.
-        out: Folder of the checkpoint; written at the end, phase 1 in ``out/../<name>-phase1``.
+        settings: Stages and size.
+        out: Folder of the checkpoint; stage ``n`` of an unfinished rebuild is kept in ``<out>-stage<n>``.
         games_folder: Where the generated games are kept (reused when already there).
         say: Console for progress.
+        first: Stage to go on with, from what the one before it left; 0 starts anew.
+
+    Raises:
+        DataFault: The stage before ``first`` left nothing.
     """
     started = time.perf_counter()
-    torch.manual_seed(derive_seed(settings.corpus.seed, "model"))
-    episodes = record_corpus(settings.corpus, games_folder, say)
-    texts = corpus_texts(episodes)
-    tokenizer = train_tokenizer(texts, vocabulary=settings.vocabulary, phrases=settings.phrases)
-    chat = ChatMarkup(tokenizer)
-    model = build_tiny(tokenizer, settings.architecture)
-    size = sum(p.numel() for p in model.parameters())
-    say.print(
-        f"{len(episodes)} episodes played, {len(tokenizer)} tokens in the vocabulary, {size:,} parameters"
-    )
+    torch.manual_seed(derive_seed(settings.seed, "model"))
+    corpora: dict[CorpusSettings, list[PlayedEpisode]] = {}
+    model: PreTrainedModel | None = None
+    tokenizer: PreTrainedTokenizerFast | None = None
+    if first > 0:
+        model, tokenizer = _left_by(first - 1, out)
+    for number, stage in enumerate(settings.stages):
+        if number < first:
+            continue
+        if stage.corpus not in corpora:
+            corpora = {stage.corpus: record_corpus(stage.corpus, games_folder, say)}
+        episodes = corpora[stage.corpus]
+        if model is None or tokenizer is None:
+            texts = corpus_texts(episodes)
+            tokenizer = train_tokenizer(texts, vocabulary=settings.vocabulary, phrases=settings.phrases)
+            model = build_tiny(tokenizer, settings.architecture)
+            size = sum(p.numel() for p in model.parameters())
+            say.print(f"{len(tokenizer)} tokens in the vocabulary, {size:,} parameters")
+        rows = stage_rows(ChatMarkup(tokenizer), stage, episodes, settings.seed)
+        say.print(f"{stage.name}: {len(rows)} rows, {sum(len(r.token_ids) for r in rows):,} tokens")
 
-    def rows(phase: str, action: float, other: float) -> list[WeightedRow]:
-        rng = generator(settings.corpus.seed, "questions", phase)
-        made = [transcript_row(chat, e, action, other) for e in episodes]
-        count = settings.corpus.questions_per_episode
-        for episode in episodes:
-            made += question_rows(chat, episode, count, other, rng)
-        return made
+        def report(update: int, updates: int, loss: float, name: str = stage.name) -> None:
+            seconds = time.perf_counter() - started
+            say.print(f"{name} {update}/{updates} loss {loss:.3f} nats, {seconds:.0f} s")
 
-    def report(phase: str, update: int, updates: int, loss: float) -> None:
-        seconds = time.perf_counter() - started
-        say.print(f"{phase} {update}/{updates} loss {loss:.3f} nats, {seconds:.0f} s")
-
-    for phase, phase_settings, action, other in (
-        ("language model", settings.language_model, 1.0, 1.0),
-        ("cloning", settings.cloning, 1.0, settings.environment_weight),
-    ):
-        made = rows(phase, action, other)
-        say.print(f"{phase}: {len(made)} rows, {sum(len(r.token_ids) for r in made):,} tokens")
-        train_phase(
-            model,
-            made,
-            phase_settings,
-            generator(settings.corpus.seed, "order", phase),
-            lambda u, n, loss, phase=phase: report(phase, u, n, loss),  # type: ignore[misc]
-        )
-        folder = out if phase == "cloning" else out.with_name(out.name + "-phase1")
+        train_phase(model, rows, stage.phase, generator(settings.seed, "order", stage.name), report)
+        last = number + 1 == len(settings.stages)
+        folder = out if last else _stage_folder(number, out)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / "pretraining.json").write_text(json.dumps(asdict(settings), indent=1) + "\n")
     say.print(f"written to {out} in {time.perf_counter() - started:.0f} s")
 
 
+def stage_rows(
+    chat: ChatMarkup, stage: Stage, episodes: Sequence[PlayedEpisode], seed: int
+) -> list[WeightedRow]:
+    """Transcripts and questions of a corpus with the stage's weights."""
+    rng = generator(seed, "questions", stage.name)
+    rows = [transcript_row(chat, e, 1.0, stage.environment_weight) for e in episodes]
+    for episode in episodes:
+        rows += question_rows(
+            chat, episode, stage.corpus.questions_per_episode, stage.environment_weight, rng
+        )
+    return [r for r in rows if len(r.token_ids) <= stage.longest_row and any(r.weights)]
+
+
+def _stage_folder(number: int, out: Path) -> Path:
+    return out.with_name(f"{out.name}-stage{number + 1}")
+
+
+def _left_by(number: int, out: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    folder = _stage_folder(number, out)
+    if not (folder / "config.json").is_file():
+        raise DataFault(f"stage {number + 1} left nothing in {folder}; start with an earlier --first-stage")
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def scaled(stage: Stage, scale: float) -> Stage:
+    """The stage with a share of its games and epochs."""
+    if scale == 1.0:
+        return stage
+    corpus = replace(
+        stage.corpus,
+        small_games=max(3, round(stage.corpus.small_games * scale)),
+        full_games=round(stage.corpus.full_games * scale),
+    )
+    return replace(stage, corpus=corpus, phase=replace(stage.phase, epochs=stage.phase.epochs * scale))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the rebuild."""
     parser = argparse.ArgumentParser(
         prog="python -m envrl.policy.tiny",
-        description="Rebuild the embedded policy from generated games only (tokenizer, language model, cloning).",
+        description="Rebuild the embedded policy from generated games only.",
     )
     parser.add_argument("--out", type=Path, default=TINY_CHECKPOINT, help="folder of the checkpoint")
     parser.add_argument("--games", type=Path, help="folder to keep generated games in (default: temporary)")
-    parser.add_argument("--small-games", type=int, default=CorpusSettings.small_games)
-    parser.add_argument("--full-games", type=int, default=CorpusSettings.full_games)
-    parser.add_argument("--lm-epochs", type=float, default=2.0, help="epochs of phase 1")
-    parser.add_argument("--clone-epochs", type=float, default=2.0, help="epochs of phase 2")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--first-stage", type=int, default=1, help=f"stage to go on with, 1 to {len(STAGES)} (default: 1)"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of games and epochs, to try it out (default: 1)"
+    )
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2)), help="CPU threads")
     options = parser.parse_args(arguments)
     say = Console()
     try:
-        if options.lm_epochs <= 0 or options.clone_epochs <= 0:
-            raise ConfigFault("--lm-epochs and --clone-epochs must be positive")
+        if not 1 <= options.first_stage <= len(STAGES):
+            raise ConfigFault(f"--first-stage {options.first_stage}: give a number from 1 to {len(STAGES)}")
+        if not 0 < options.scale <= 1:
+            raise ConfigFault(f"--scale {options.scale}: give a share above 0 and up to 1")
         torch.set_num_threads(options.threads)
-        settings = PretrainSettings(
-            corpus=CorpusSettings(options.small_games, options.full_games, seed=options.seed),
-            language_model=PhaseSettings(epochs=options.lm_epochs),
-            cloning=PhaseSettings(epochs=options.clone_epochs, lr=1e-3),
-        )
+        settings = PretrainSettings(stages=tuple(scaled(stage, options.scale) for stage in STAGES))
         with tempfile.TemporaryDirectory() as scratch:
-            pretrain(settings, options.out, options.games or Path(scratch), say)
+            pretrain(settings, options.out, options.games or Path(scratch), say, options.first_stage - 1)
     except EnvrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from envrl.errors import PolicyFault
 from envrl.types import FollowUp, Message, Role
 
+_MOST_REMEMBERED = 20_000
 _ANSWER, _NEXT, _FIRST = "ANSWERMARK", "NEXTMARK", "FIRSTMARK"
 
 
@@ -56,10 +57,18 @@ class ChatMarkup:
         self.end_id = int(tokenizer.eos_token_id)
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id)
         self._turn: tuple[str, str] | None = None
+        self._encoded: dict[str, tuple[int, ...]] = {}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a plain piece of text, without markup."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        known = self._encoded.get(text)
+        if known is None:
+            known = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+            # Games repeat themselves: markup in every turn, observations across the episodes of a group.
+            if len(self._encoded) >= _MOST_REMEMBERED:
+                self._encoded.clear()
+            self._encoded[text] = known
+        return list(known)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated tokens without special tokens."""
