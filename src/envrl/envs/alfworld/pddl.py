@@ -8,19 +8,16 @@ in lower case and ``;`` starts a comment.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from envrl.envs.alfworld.sexpr import Tree, as_list, as_str, sections, typed
 from envrl.errors import DataFault
 
 Fact = tuple[str, ...]
 """A ground atom: predicate name, then its arguments."""
-Tree = str | list["Tree"]
 
-_TOKEN = re.compile(r"[()]|[^\s()]+")
-_COMMENT = re.compile(r";[^\n]*")
 _EQUALITY = "="
 
 
@@ -92,43 +89,23 @@ class Problem:
     goal: Condition
 
 
-def parse_tree(text: str) -> list[Tree]:
-    """Nested lists of the lower-cased tokens of one PDDL expression."""
-    if ";" in text:
-        text = _COMMENT.sub("", text)
-    stack: list[list[Tree]] = [[]]
-    for token in _TOKEN.findall(text.lower()):
-        if token == "(":
-            stack.append([])
-        elif token == ")":
-            if len(stack) == 1:
-                raise DataFault("PDDL has a ')' too many; the file is damaged, fetch or write it again")
-            done = stack.pop()
-            stack[-1].append(done)
-        else:
-            stack[-1].append(token)
-    if len(stack) != 1 or len(stack[0]) != 1 or isinstance(stack[0][0], str):
-        raise DataFault("PDDL is not one balanced (define ...) form; the file is damaged, fetch it again")
-    return stack[0][0]
-
-
 def parse_domain(text: str) -> Domain:
     """Reads a PDDL domain.
 
     Raises:
         DataFault: The text is not a PDDL domain or uses a construct that isn't supported.
     """
-    name, sections = _sections(text, "domain")
+    name, parts = sections(text, "domain")
     types: set[str] = {"object"}
     predicates: dict[str, tuple[str, ...]] = {}
     actions: list[list[Tree]] = []
-    for key, body in sections:
+    for key, body in parts:
         if key == ":types":
             types.update(_flat_types(body))
         elif key == ":predicates":
             for entry in body:
-                tree = _as_list(entry)
-                predicates[_as_str(tree[0])] = tuple(t for _, t in _typed(tree[1:]))
+                tree = as_list(entry)
+                predicates[as_str(tree[0])] = tuple(t for _, t in typed(tree[1:]))
         elif key == ":action":
             actions.append(body)
         elif key not in (":requirements", ":functions"):
@@ -143,20 +120,20 @@ def parse_problem(text: str, domain: Domain) -> Problem:
     Raises:
         DataFault: The text is no problem of this domain or uses a construct that isn't supported.
     """
-    _, sections = _sections(text, "problem")
+    _, parts = sections(text, "problem")
     objects: dict[str, str] = {}
     facts: dict[Fact, None] = {}
     goal: Condition | None = None
-    for key, body in sections:
+    for key, body in parts:
         if key == ":domain":
-            if _as_str(body[0]) != domain.name:
+            if as_str(body[0]) != domain.name:
                 raise DataFault(f"problem is for domain {body[0]!r}, the file's domain is {domain.name!r}")
         elif key == ":objects":
             objects = _objects(body, domain)
         elif key == ":init":
             facts = dict.fromkeys(_facts(body))
         elif key == ":goal":
-            goal = parse_condition(_as_list(body[0]), domain.predicates, domain.types)
+            goal = parse_condition(as_list(body[0]), domain.predicates, domain.types)
         elif key not in (":requirements", ":metric"):
             raise DataFault(f"PDDL section {key!r} isn't supported in a problem")
     if goal is None or not facts or not objects:
@@ -188,10 +165,10 @@ def parse_condition(
 def _dnf(
     tree: Tree, renamed: Mapping[str, str], types: dict[str, str], predicates: Mapping[str, tuple[str, ...]]
 ) -> list[Conjunction]:
-    nodes = _as_list(tree)
+    nodes = as_list(tree)
     if not nodes:
         return [()]
-    head = _as_str(nodes[0])
+    head = as_str(nodes[0])
     if head == "and":
         parts = [_dnf(n, renamed, types, predicates) for n in nodes[1:]]
         return [tuple(dict.fromkeys(lit for conj in combo for lit in conj)) for combo in product(*parts)]
@@ -199,27 +176,27 @@ def _dnf(
         return [conj for n in nodes[1:] for conj in _dnf(n, renamed, types, predicates)]
     if head == "exists":
         inner = dict(renamed)
-        for var, kind in _typed(_as_list(nodes[1])):
+        for var, kind in typed(as_list(nodes[1])):
             # The same letter may be bound by two quantifiers: each gets a name of its own.
             inner[var] = f"{var}~{len(types)}"
             types[inner[var]] = kind
         return _dnf(nodes[2], inner, types, predicates)
     if head == "not":
-        return [(_literal(_as_list(nodes[1]), False, renamed, predicates),)]
+        return [(_literal(as_list(nodes[1]), False, renamed, predicates),)]
     return [(_literal(nodes, True, renamed, predicates),)]
 
 
 def _literal(
     nodes: list[Tree], positive: bool, renamed: Mapping[str, str], predicates: Mapping[str, tuple[str, ...]]
 ) -> Literal:
-    name = _as_str(nodes[0])
+    name = as_str(nodes[0])
     if name != _EQUALITY and name not in predicates:
         place = "has" if positive else "negates"
         raise DataFault(
             f"PDDL condition or effect {place} {name!r}, where only an atom of a declared predicate is "
             "supported; use ALFWorld's own domain and goals"
         )
-    args = tuple(renamed.get(a, a) for a in map(_as_str, nodes[1:]))
+    args = tuple(renamed.get(a, a) for a in map(as_str, nodes[1:]))
     expected = 2 if name == _EQUALITY else len(predicates[name])
     if len(args) != expected:
         raise DataFault(f"PDDL atom {name!r} has {len(args)} arguments, declared are {expected}")
@@ -229,15 +206,15 @@ def _literal(
 def _schema(
     body: Sequence[Tree], predicates: Mapping[str, tuple[str, ...]], types: Collection[str]
 ) -> Schema:
-    name = _as_str(body[0])
-    fields = {_as_str(k): v for k, v in zip(body[1::2], body[2::2], strict=True)}
+    name = as_str(body[0])
+    fields = {as_str(k): v for k, v in zip(body[1::2], body[2::2], strict=True)}
     unknown = set(fields) - {":parameters", ":precondition", ":effect"}
     if unknown:
         raise DataFault(f"PDDL action {name!r} has the unsupported field {sorted(unknown)[0]!r}")
-    typed = _typed(_as_list(fields[":parameters"]))
-    condition = parse_condition(_as_list(fields.get(":precondition", [])), predicates, types)
+    params = typed(as_list(fields[":parameters"]))
+    condition = parse_condition(as_list(fields.get(":precondition", [])), predicates, types)
     effects = tuple(_effects(fields[":effect"], (), predicates))
-    schema = Schema(name, tuple(v for v, _ in typed), dict(typed), condition, effects)
+    schema = Schema(name, tuple(v for v, _ in params), dict(params), condition, effects)
     _check_types(schema, predicates)
     return schema
 
@@ -245,8 +222,8 @@ def _schema(
 def _effects(
     tree: Tree, condition: Conjunction, predicates: Mapping[str, tuple[str, ...]]
 ) -> Iterator[Effect]:
-    nodes = _as_list(tree)
-    head = _as_str(nodes[0])
+    nodes = as_list(tree)
+    head = as_str(nodes[0])
     if head == "and":
         for node in nodes[1:]:
             yield from _effects(node, condition, predicates)
@@ -256,7 +233,7 @@ def _effects(
             raise DataFault("PDDL conditional effect with a disjunction isn't supported")
         yield from _effects(nodes[2], disjuncts[0], predicates)
     elif head == "not":
-        yield Effect(_literal(_as_list(nodes[1]), False, {}, predicates), condition)
+        yield Effect(_literal(as_list(nodes[1]), False, {}, predicates), condition)
     elif head != "increase":  # costs don't change what a player sees
         yield Effect(_literal(nodes, True, {}, predicates), condition)
 
@@ -290,15 +267,15 @@ def _check_facts(facts: Mapping[Fact, None], objects: Mapping[str, str], domain:
 
 def _facts(body: Sequence[Tree]) -> Iterator[Fact]:
     for entry in body:
-        nodes = _as_list(entry)
+        nodes = as_list(entry)
         if nodes[0] in (_EQUALITY, "not"):
             continue  # costs and distances; absent facts are false anyway
-        yield tuple(map(_as_str, nodes))
+        yield tuple(map(as_str, nodes))
 
 
 def _objects(body: Sequence[Tree], domain: Domain) -> dict[str, str]:
     objects: dict[str, str] = {}
-    for name, kind in _typed(body):
+    for name, kind in typed(body):
         if name in objects:
             raise DataFault(f"PDDL declares the object {name!r} twice; remove one declaration")
         if kind not in domain.types:
@@ -307,45 +284,9 @@ def _objects(body: Sequence[Tree], domain: Domain) -> dict[str, str]:
     return objects
 
 
-def _sections(text: str, expected: str) -> tuple[str, list[tuple[str, list[Tree]]]]:
-    tree = parse_tree(text)
-    header = tree[1] if len(tree) > 1 else ""
-    if tree[0] != "define" or isinstance(header, str) or len(header) != 2 or header[0] != expected:
-        raise DataFault(f"text is not a PDDL {expected}; it must start with (define ({expected} ...) ...)")
-    sections = [_as_list(s) for s in tree[2:]]
-    return _as_str(header[1]), [(_as_str(s[0]), s[1:]) for s in sections]
-
-
-def _typed(tokens: Sequence[Tree]) -> list[tuple[str, str]]:
-    """``?a ?b - t ?c`` as (name, type) pairs; without a type it is ``object``."""
-    pairs: list[tuple[str, str]] = []
-    waiting: list[str] = []
-    stream = iter(tokens)
-    for token in stream:
-        if token == "-":
-            kind = _as_str(next(stream, []))
-            pairs += [(name, kind) for name in waiting]
-            waiting = []
-        else:
-            waiting.append(_as_str(token))
-    return pairs + [(name, "object") for name in waiting]
-
-
 def _flat_types(body: Sequence[Tree]) -> list[str]:
-    pairs = _typed(body)
+    pairs = typed(body)
     for name, parent in pairs:
         if parent != "object":
             raise DataFault(f"PDDL type {name!r} below {parent!r}: a hierarchy of types isn't supported")
     return [name for name, _ in pairs]
-
-
-def _as_list(tree: Tree) -> list[Tree]:
-    if isinstance(tree, str):
-        raise DataFault(f"PDDL has {tree!r} where a (...) form is expected")
-    return tree
-
-
-def _as_str(tree: Tree) -> str:
-    if not isinstance(tree, str):
-        raise DataFault(f"PDDL has the form {tree!r} where a name is expected")
-    return tree
