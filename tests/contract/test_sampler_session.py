@@ -1,0 +1,105 @@
+"""What every sampler session promises; an implementation adds a class with a fixture."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from envrl.policy.sampler import CachedSession, SamplerSession
+from envrl.types import Finish
+from support import ScriptedSession, checkpoint, nudge, policy_of
+
+Open = Callable[[int], SamplerSession]
+PROMPTS = [[2, 40, 41, 42, 5, 3], [2, 50, 8, 3], [2, 60, 61, 62, 63, 64, 65, 11, 3]]
+
+
+def generators(seeds: list[int]) -> list[np.random.Generator]:
+    return [np.random.default_rng(s) for s in seeds]
+
+
+class SamplerSessionContract:
+    """Inherit and add a fixture ``open_session``; the end-of-turn token is 1."""
+
+    end_id = 1
+
+    def test_one_answer_per_row_with_a_logprob_per_token(self, open_session: Open) -> None:
+        session = open_session(3)
+        session.append(PROMPTS)
+        answers = session.sample(generators([0, 1, 2]), 1.0, 6)
+        assert len(answers) == 3
+        for answer in answers:
+            assert 1 <= len(answer.token_ids) <= 6
+            assert len(answer.logprobs) == len(answer.token_ids)
+            assert all(p <= 0 for p in answer.logprobs)
+
+    def test_finish_says_whether_the_end_was_written(self, open_session: Open) -> None:
+        for limit in (1, 2, 5):
+            session = open_session(3)
+            session.append(PROMPTS)
+            for answer in session.sample(generators([3, 4, 5]), 1.0, limit):
+                assert self.end_id not in answer.token_ids[:-1]
+                if answer.finish is Finish.END:
+                    assert answer.token_ids[-1] == self.end_id
+                else:
+                    assert len(answer.token_ids) == limit
+                    assert answer.token_ids[-1] != self.end_id
+
+    def test_the_same_generators_give_the_same_answers(self, open_session: Open) -> None:
+        seen = []
+        for _ in range(2):
+            session = open_session(3)
+            session.append(PROMPTS)
+            seen.append(session.sample(generators([7, 8, 9]), 1.0, 5))
+        assert seen[0] == seen[1]
+
+    def test_a_row_is_the_same_alone_and_among_others_over_two_turns(self, open_session: Open) -> None:
+        together = open_session(3)
+        together.append(PROMPTS)
+        rngs = generators([1, 2, 3])
+        first = together.sample(rngs, 1.0, 5)
+        together.keep([2, 0])
+        together.append([[70, 5, 3], [8, 3]])
+        second = together.sample([rngs[2], rngs[0]], 1.0, 5)
+        for row, turn, place in ((0, [8, 3], 1), (2, [70, 5, 3], 0)):
+            alone, rng = open_session(1), generators([1, 2, 3])[row]
+            alone.append([PROMPTS[row]])
+            assert alone.sample([rng], 1.0, 5)[0].token_ids == first[row].token_ids
+            alone.append([turn])
+            assert alone.sample([rng], 1.0, 5)[0].token_ids == second[place].token_ids
+
+    def test_a_wrong_number_of_blocks_is_refused(self, open_session: Open) -> None:
+        session = open_session(3)
+        with pytest.raises(ValueError):  # noqa: PT011
+            session.append(PROMPTS[:2])
+
+
+class TestMergedCopy(SamplerSessionContract):
+    """Adapters merged into a copy of the base."""
+
+    @pytest.fixture
+    def open_session(self) -> Open:
+        policy = policy_of(checkpoint())
+        nudge(policy)
+        model = policy.sampling_model()
+        return lambda rows: CachedSession(model, rows, policy.chat.end_id)
+
+
+class TestActiveAdapters(SamplerSessionContract):
+    """Adapters left in place, model in training mode as between two updates."""
+
+    @pytest.fixture
+    def open_session(self) -> Open:
+        policy = policy_of(checkpoint(), merge_for_sampling=False, gradient_checkpointing=True)
+        nudge(policy)
+        policy.train()
+        model = policy.sampling_model()
+        return lambda rows: CachedSession(model, rows, policy.chat.end_id)
+
+
+class TestScript(SamplerSessionContract):
+    """The script that stands in for a policy in the collector's tests."""
+
+    @pytest.fixture
+    def open_session(self) -> Open:
+        answers = {5: (6, 7, 1), 8: (9, 9, 9, 9, 9, 9), 11: (1,)}
+        return lambda rows: ScriptedSession(rows, answers, [])
