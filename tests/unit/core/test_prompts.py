@@ -1,0 +1,113 @@
+"""Wording of prompts, the history window, and what is read from an answer."""
+
+import pytest
+
+from envrl.errors import ConfigFault
+from envrl.prompts.dynamics import inverse_dynamics_question, state_prediction_question
+from envrl.prompts.parse import ParsedAction, parse_action
+from envrl.prompts.render import PastStep, follow_up, opening_message, step_message, task_of
+from envrl.prompts.settings import PromptSettings
+from envrl.types import FollowUp, Observation
+
+START = Observation(
+    "-= Welcome to TextWorld, ALFRED! =-\n\nYou see a desk 1.\n\nYour task is to: put a mug in desk 1.",
+    ("go to desk 1", "help", "look"),
+)
+NOW = Observation("On the desk 1, you see nothing.", ("look", "help"))
+PAST = [
+    PastStep(START.text, "go to desk 1"),
+    PastStep("You arrive at desk 1.", "look"),
+    PastStep("You look.", "wait"),
+]
+
+
+def test_the_task_is_what_follows_its_mark() -> None:
+    assert task_of(START.text) == "put a mug in desk 1."
+    assert task_of("You see a desk 1.") == ""
+
+
+def test_compact_prompts() -> None:
+    opening = "You see a desk 1.\n\nYour task is to: put a mug in desk 1."
+    compact = PromptSettings()
+    assert opening_message(compact, START).content == opening
+    assert follow_up(compact, NOW) == FollowUp("On the desk 1, you see nothing.", "")
+    listing = PromptSettings(show_admissible=True)
+    assert opening_message(listing, START).content == opening + "\n'go to desk 1', 'look'"
+    assert follow_up(listing, NOW).appendix == "\n'look'"
+    assert step_message(compact, START, (), START).content == opening
+    assert step_message(compact, START, PAST, NOW).content == (
+        f"{opening}\nYou arrive at desk 1.\n> look\nYou look.\n> wait\nOn the desk 1, you see nothing."
+    )
+    assert step_message(compact, START, PAST[:1], NOW).content == (
+        f"{opening}\n> go to desk 1\nOn the desk 1, you see nothing."
+    )
+
+
+@pytest.mark.parametrize("past", [0, 1, 2, 3])
+@pytest.mark.parametrize("history", [0, 1, 2, 3, 4, 9])
+def test_the_window_holds_the_last_steps_whatever_its_length(past: int, history: int) -> None:
+    text = step_message(PromptSettings(history=history), START, PAST[:past], NOW).content
+    shown = [a for a in ("go to desk 1", "look", "wait") if f"> {a}" in text]
+    assert shown == ["go to desk 1", "look", "wait"][:past][max(0, past - history) :]
+
+
+def test_reasoned_prompts_count_observations_from_the_start() -> None:
+    settings = PromptSettings(form="reasoned", show_admissible=True)
+    text = step_message(settings, START, PAST, NOW).content
+    assert "Your task is to: put a mug in desk 1." in text
+    assert "Steps taken so far: 3. The last 2 observations and actions:" in text
+    assert "[Observation 2: 'You arrive at desk 1.', Action 2: 'look']" in text
+    assert "[Observation 3: 'You look.', Action 3: 'wait']" in text
+    assert "Action 1:" not in text
+    assert "Admissible actions now: ['look']." in text
+    assert "Steps taken" not in step_message(settings, START, (), START).content
+    nothing = step_message(PromptSettings(form="reasoned", history=0), START, PAST, NOW).content
+    assert "Steps taken so far: 3.\n" in nothing
+
+
+def test_both_questions_hold_everything_but_their_answer() -> None:
+    for settings in (PromptSettings(), PromptSettings(form="reasoned")):
+        question = state_prediction_question(settings, START.text, "look", NOW.text)
+        assert question.target == "On the desk 1, you see nothing."
+        assert "look" in question.message.content
+        assert "you see nothing" not in question.message.content
+        question = inverse_dynamics_question(settings, START.text, "look", NOW.text)
+        assert question.target == "look"
+        assert "look" not in question.message.content
+        assert "you see nothing" in question.message.content
+        assert "Welcome" not in question.message.content
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>hm</think><action>Go To desk 1</action>", ParsedAction("go to desk 1", True)),
+        ("<think>a</think><action> a </action><action>b</action>", ParsedAction("a", True)),
+        ("<action>look</action>", ParsedAction("look", False)),
+        ("<think>拿</think><action>look</action>", ParsedAction("look", False)),
+        ("<think>x</think><action></action>", ParsedAction(None, False)),
+        (
+            "x" * 40 + "go to the desk number twenty-two",
+            ParsedAction(" to the desk number twenty-two", False),
+        ),
+        ("", ParsedAction(None, False)),
+    ],
+)
+def test_reasoned_answers(text: str, expected: ParsedAction) -> None:
+    found = parse_action(text, "reasoned")
+    assert (found.action, found.format_valid) == (
+        expected.action.strip() if expected.action else None,
+        expected.format_valid,
+    )
+
+
+def test_compact_answers() -> None:
+    assert parse_action(" go to desk 1 ", "compact") == ParsedAction("go to desk 1", True)
+    assert parse_action("go\nlook", "compact") == ParsedAction("go", False)
+    assert parse_action(" \n", "compact") == ParsedAction(None, False)
+    assert parse_action("x" * 201, "compact") == ParsedAction("x" * 200, False)
+
+
+def test_a_negative_history_is_refused() -> None:
+    with pytest.raises(ConfigFault, match="-1"):
+        PromptSettings(history=-1)
