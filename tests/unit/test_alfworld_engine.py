@@ -275,6 +275,8 @@ def test_equal_content_is_loaded_once(tmp_path: Path) -> None:
         ({"pddl_domain": "(define (domain other) (:predicates (p)))"}, "'other' isn't ALFWorld's"),
         ({"pddl_domain": "no pddl"}, "balanced"),
         ({"pddl_problem": "(define (problem x) (:domain alfred))"}, "lacks its :objects"),
+        ({"pddl_problem": "(define (problem x) (:domain alfred) (:goal))"}, "malformed"),
+        ({"pddl_problem": "()"}, "malformed"),
         ({"grammar": "nothing"}, "PutObject"),
     ],
 )

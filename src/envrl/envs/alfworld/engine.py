@@ -72,6 +72,8 @@ def load_game(spec: str | Path | Mapping[str, Any]) -> CompiledGame:
         game = _compile(data or _decode(content))
     except DataFault as error:
         raise DataFault(f"{where}: {error}") from error
+    except (IndexError, KeyError, ValueError, RecursionError) as error:
+        raise DataFault(f"{where}: PDDL or grammar is malformed ({error!r}); {_REMEDY}") from error
     with _games_lock:
         _games[key] = game
         while len(_games) > CACHED_GAMES:
