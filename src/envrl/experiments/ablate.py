@@ -12,51 +12,59 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
 
 from envrl.errors import ConfigFault
-from envrl.experiments.config import as_plain, load_study
-from envrl.experiments.console import DEFAULT_ROOT, guarded
+from envrl.experiments.config import as_plain, merge, nested
+from envrl.experiments.console import DEFAULT_ROOT, GO_ON, guarded
+from envrl.experiments.study_file import StudySettings, load_study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
+    options = _parser().parse_args(arguments)
+    return guarded(lambda: _command(options), GO_ON)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m envrl.experiments.ablate", description=__doc__.split("\n")[0]
+        prog="python -m envrl.experiments.ablate",
+        description="Run a study: every arm with every seed, then a table, curves and a report. The same "
+        "command again skips finished runs and goes on with killed ones.",
+        epilog="What a run may be configured with: python -m envrl.experiments.train --help",
     )
     parser.add_argument(
-        "--study", type=Path, default=Path("experiments/quick.yaml"), help="study file (YAML)"
+        "--study", type=Path, default=Path("experiments/quick.yaml"), help="study file (default: %(default)s)"
     )
-    parser.add_argument("--root", type=Path, default=DEFAULT_ROOT, help="MLflow store and study folders")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=DEFAULT_ROOT,
+        help="folder of the MLflow store and of the study folders (default: %(default)s)",
+    )
     parser.add_argument("--name", help="another name for the study, e.g. to run it anew")
     parser.add_argument("--arms", help="only these arms, separated by commas")
     parser.add_argument("--seeds", help="only these seeds, separated by commas")
-    parser.add_argument("--jobs", type=int, help="runs at the same time")
+    parser.add_argument("--jobs", type=int, help="runs at the same time (default: the study file's)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of the base to change for all arms, e.g. --set train.iterations=3; can be repeated",
+    )
     parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
     parser.add_argument(
         "--print_config", action="store_true", help="print the resolved configuration of every arm and stop"
     )
-    options = parser.parse_args(arguments)
-    return guarded(lambda: _command(options))
+    return parser
 
 
 def _command(options: argparse.Namespace) -> int:
-    settings = load_study(options.study)
-    if options.name:
-        settings = replace(settings, name=options.name)
-    if options.jobs is not None:
-        settings = replace(settings, jobs=options.jobs)
-    if options.seeds:
-        settings = replace(settings, seeds=_numbers(options.seeds))
-    if options.arms:
-        wanted = [a.strip() for a in options.arms.split(",")]
-        if unknown := [a for a in wanted if a not in settings.arms]:
-            raise ConfigFault(f"unknown arm '{unknown[0]}'; the study has {', '.join(settings.arms)}")
-        arms = {name: settings.arms[name] for name in settings.arms if name in wanted}
-        baseline = settings.baseline if settings.baseline in arms else next(iter(arms))
-        settings = replace(settings, arms=arms, baseline=baseline)
+    settings = _chosen(load_study(options.study), options)
     from envrl.experiments.study import describe, plan_study, run_study
 
     study = plan_study(settings, options.root)
@@ -70,6 +78,39 @@ def _command(options: argparse.Namespace) -> int:
         records = run_study(study, options.root, console)
         return 0 if all(r.status == "finished" for r in records) else 1
     return 0
+
+
+def _chosen(settings: StudySettings, options: argparse.Namespace) -> StudySettings:
+    """The study as the command line wants it."""
+    if options.name is not None:
+        settings = replace(settings, name=options.name)
+    if options.jobs is not None:
+        settings = replace(settings, jobs=options.jobs)
+    if options.seeds is not None:
+        settings = replace(settings, seeds=_numbers(options.seeds))
+    if options.set:
+        settings = replace(settings, base=merge(nested(settings.base), _assignments(options.set)))
+    if options.arms is None:
+        return settings
+    wanted = [name.strip() for name in options.arms.split(",")]
+    if unknown := [name for name in wanted if name not in settings.arms]:
+        raise ConfigFault(f"unknown arm '{unknown[0]}'; the study has {', '.join(settings.arms)}")
+    arms = {name: settings.arms[name] for name in settings.arms if name in wanted}
+    baseline = settings.baseline if settings.baseline in arms else next(iter(arms))
+    return replace(settings, arms=arms, baseline=baseline)
+
+
+def _assignments(texts: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise ConfigFault(f"--set {text}: give KEY=VALUE, e.g. --set train.iterations=3")
+        try:
+            values = merge(values, nested({key: yaml.safe_load(value)}))
+        except yaml.YAMLError as error:
+            raise ConfigFault(f"--set {text}: '{value}' is no YAML value") from error
+    return values
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -1,24 +1,22 @@
-"""The configuration of a run and of a study, and how YAML and command line become one.
+"""The configuration of a run, and how YAML and command line become one.
 
 Every field is a line of ``--help``; unknown keys are refused; ``--print_config`` prints all of it as YAML.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from envrl.envs.alfworld.furnish import RoomSettings
 from envrl.envs.alfworld.rooms import TASK_TYPES
 from envrl.errors import ConfigFault
-from envrl.policy.model import PolicySettings
-from envrl.policy.sampler import SamplingSettings
+from envrl.policy.settings import PolicySettings, SamplingSettings
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.training.settings import LossSettings, OptimSettings
@@ -92,8 +90,8 @@ class TrainSettings:
     """Iterations: collect, update, now and then evaluate."""
     threads: int = 1
     """CPU threads of the process."""
-    accelerator: str = "auto"
-    """Lightning accelerator: auto, cpu, gpu."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Lightning accelerator."""
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     """Lightning precision of the update."""
     diagnose_every: int = 10
@@ -108,6 +106,9 @@ class TrainSettings:
         for name in ("iterations", "threads", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigFault(f"train.{name} is {getattr(self, name)}; use at least 1")
+        for name in ("diagnose_every", "transcripts"):
+            if getattr(self, name) < 0:
+                raise ConfigFault(f"train.{name} is {getattr(self, name)}; use 0 (never) or more")
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,11 @@ class RunConfig:
                 "auxiliary.sp_rows=policy reads state prediction off a growing conversation, which "
                 "rollout.layout=steps does not have; set auxiliary.sp_rows=questions"
             )
+        if self.env.train_games is not None and self.env.train_games < self.rollout.games:
+            raise ConfigFault(
+                f"env.train_games is {self.env.train_games}, fewer than the rollout.games="
+                f"{self.rollout.games} of an iteration; use at least as many"
+            )
         for name, schedule in (("sp", self.loss.sp), ("id", self.loss.id)):
             if schedule.length is not None and schedule.length > self.train.iterations:
                 raise ConfigFault(
@@ -155,42 +161,9 @@ class RunConfig:
                 )
 
 
-@dataclass(frozen=True)
-class StudySettings:
-    """A study: arms, seeds, and the run they all start from."""
-
-    name: str
-    """Name of the study, its folder and its MLflow parent run."""
-    arms: Mapping[str, Mapping[str, Any]]
-    """Arms by name; each gives the keys in which it differs from the base."""
-    baseline: str
-    """Arm the others are compared with."""
-    seeds: tuple[int, ...] = (0, 1)
-    """Seeds; every arm runs with each."""
-    jobs: int = 1
-    """Runs at the same time, each with train.threads threads."""
-    base: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of the run configuration that differ from the defaults, for all arms."""
-
-    def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise ConfigFault(
-                f"study name '{self.name}' can't be a folder name; use letters, digits, - and _"
-            )
-        if not self.arms:
-            raise ConfigFault("the study has no arms; give at least one under `arms:`")
-        if self.baseline not in self.arms:
-            raise ConfigFault(
-                f"baseline '{self.baseline}' is not an arm; choose one of {', '.join(self.arms)}"
-            )
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ConfigFault(f"seeds are {list(self.seeds)}; give different numbers >= 0")
-        if self.jobs < 1:
-            raise ConfigFault(f"jobs is {self.jobs}; use at least 1")
-
-
 def run_parser(prog: str, description: str) -> ArgumentParser:
     """Parser with every field of :class:`RunConfig` as an option, ``--config`` and ``--print_config``."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
     parser.add_class_arguments(RunConfig, nested_key=None, as_group=False)
@@ -199,7 +172,7 @@ def run_parser(prog: str, description: str) -> ArgumentParser:
 
 def run_config(parser: ArgumentParser, parsed: Namespace) -> RunConfig:
     """Builds the configuration from what :func:`run_parser` parsed."""
-    built = parser.instantiate_classes(parsed)
+    built = parser.instantiate(parsed)
     return RunConfig(**{f.name: built[f.name] for f in fields(RunConfig)})
 
 
@@ -220,35 +193,6 @@ def config_from(*layers: Mapping[str, Any]) -> RunConfig:
     except Exception as error:
         raise ConfigFault(f"the configuration is not valid: {_plain_error(error)}") from error
     return run_config(parser, parsed)
-
-
-def load_study(path: Path) -> StudySettings:
-    """Reads a study file.
-
-    Raises:
-        ConfigFault: The file is missing, is no YAML, or has an unknown or missing key.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigFault(f"the study file '{path}' can't be read ({error.strerror or error})") from error
-    except yaml.YAMLError as error:
-        raise ConfigFault(f"the study file '{path}' is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigFault(f"the study file '{path}' holds no mapping; see experiments/quick.yaml")
-    known = {f.name for f in fields(StudySettings)}
-    if unknown := sorted(set(content) - known):
-        raise ConfigFault(f"{path}: unknown key '{unknown[0]}'; known keys: {', '.join(sorted(known))}")
-    if missing := sorted({"name", "arms", "baseline"} - set(content)):
-        raise ConfigFault(f"{path}: the key '{missing[0]}' is missing")
-    for name in ("arms", "base"):
-        if not isinstance(content.get(name, {}), dict):
-            raise ConfigFault(f"{path}: '{name}' must be a mapping, see experiments/quick.yaml")
-    arms = {str(name): dict(changes or {}) for name, changes in content["arms"].items()}
-    seeds = content.get("seeds", (0, 1))
-    if not isinstance(seeds, Sequence) or not all(isinstance(s, int) for s in seeds):
-        raise ConfigFault(f"{path}: seeds must be a list of whole numbers, got {seeds!r}")
-    return StudySettings(**{**content, "arms": arms, "seeds": tuple(seeds)})
 
 
 def nested(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
+from rich.text import Text
 
 from envrl.errors import ConfigFault, EnvrlError
-from envrl.training.callbacks import Progress
+from envrl.training.progress import Progress
 
 DEFAULT_ROOT = Path("mlruns")
+T = TypeVar("T")
 
 
-def guarded(main: Callable[[], int]) -> int:
+def guarded(main: Callable[[], int], on_interrupt: str = "interrupted") -> int:
     """Runs a command; an error of this package becomes one sentence and exit code 2.
 
     Ctrl-C says how to go on and gives 130, the convention of shells.
@@ -25,26 +28,41 @@ def guarded(main: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        print(f"\n{on_interrupt}", file=sys.stderr)
         return 130
 
 
-def parse_or_fault(parse: Callable[[], object]) -> object:
+GO_ON = "interrupted; run the same command again to go on from the last checkpoint"
+"""What :func:`guarded` shall say where work is kept."""
+
+
+def parse_or_fault(parse: Callable[[], T]) -> T:
     """Calls a parser; its complaint becomes a :class:`ConfigFault` of one line."""
     try:
         return parse()
     except EnvrlError:
         raise
     except Exception as error:
-        raise ConfigFault(" ".join(str(error).split())) from error
+        raise ConfigFault(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error without line breaks."""
+    return " ".join(str(error).split())
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Prints one line as it is: no markup is read, and nothing is wrapped where nobody sets a width."""
+    console.print(Text(text, style=style), soft_wrap=True)
 
 
 def clock(seconds: float | None) -> str:
-    """Seconds as m:ss; ``–`` if unknown."""
+    """Seconds as m:ss, from an hour on h:mm:ss; ``–`` if unknown."""
     if seconds is None:
         return "–"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def share(value: float | None) -> str:
@@ -63,4 +81,4 @@ def progress_line(label: str, progress: Progress) -> str:
 
 def progress_printer(label: str, console: Console) -> Callable[[Progress], None]:
     """Prints a line per iteration."""
-    return lambda progress: console.print(progress_line(label, progress), highlight=False)
+    return lambda progress: say(console, progress_line(label, progress))

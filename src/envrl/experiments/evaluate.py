@@ -1,50 +1,56 @@
 """Evaluates a policy on the fixed panel: ``python -m envrl.experiments.evaluate --help``.
 
-python -m envrl.experiments.evaluate                                  # the embedded policy
-python -m envrl.experiments.evaluate --run mlruns/studies/quick/runs/grpo/seed_0
+    python -m envrl.experiments.evaluate                                  # the embedded policy
+    python -m envrl.experiments.evaluate --run mlruns/studies/quick/runs/grpo/seed_0
+
+With ``--run``, the run's own configuration takes the place of the defaults.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 import yaml
-from jsonargparse import Namespace
 from rich.console import Console
 from rich.table import Table
 
 from envrl.analysis.records import Evaluation, write_text_atomic
 from envrl.errors import DataFault
-from envrl.experiments.config import RunConfig, as_plain, config_from, run_config, run_parser
+from envrl.experiments.config import RunConfig, run_config, run_parser
 from envrl.experiments.console import guarded, parse_or_fault, share
+from envrl.experiments.resume import CHECKPOINT, completed_iterations, read_checkpoint
+
+if TYPE_CHECKING:
+    from envrl.policy.model import Policy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = run_parser(
-        "python -m envrl.experiments.evaluate", "Evaluate a policy on the fixed panel, each game once."
+        "python -m envrl.experiments.evaluate",
+        "Evaluate a policy on the fixed panel, each game once. With --run, the run's own configuration takes "
+        "the place of the defaults.",
     )
     parser.add_argument("--run", type=Path | None, default=None, help="folder of a trained run to evaluate")
-    parser.add_argument("--games", type=int | None, default=None, help="size of the panel")
-    parser.add_argument("--split", type=str | None, default=None, help="split of the panel")
-    parser.add_argument("--out", type=Path | None, default=None, help="write outcomes to this JSON file")
+    parser.add_argument("--games", type=int | None, default=None, help="short for --evaluation.games")
+    parser.add_argument("--split", type=str | None, default=None, help="short for --evaluation.split")
+    parser.add_argument("--out", type=Path | None, default=None, help="write the outcomes to this JSON file")
 
     def command() -> int:
-        parsed = cast(Namespace, parse_or_fault(lambda: parser.parse_args(arguments)))
-        run, out = parsed.pop("run"), parsed.pop("out")
-        asked = {"games": parsed.pop("games"), "split": parsed.pop("split")}
-        changes = {f"evaluation.{name}": value for name, value in asked.items() if value is not None}
+        run = _run_folder(arguments)
         if run is not None:
-            config = config_from(trained_config(Path(run)), changes)
-        else:
-            config = config_from(as_plain(run_config(parser, parsed)), changes)
-        evaluation, panel_hash = evaluate(config, Path(run) if run is not None else None)
+            parse_or_fault(lambda: parser.set_defaults(_flat(trained_config(run))))
+        parsed = parse_or_fault(lambda: parser.parse_args(arguments))
+        for name in ("games", "split"):
+            if (value := parsed.pop(name)) is not None:
+                parsed[f"evaluation.{name}"] = value
+        out = parsed.pop("out")
+        evaluation, panel_hash = evaluate(run_config(parser, parsed), run)
         report(evaluation, panel_hash, Console())
         if out is not None:
             document = {"panel": panel_hash, **evaluation.model_dump()}
@@ -54,8 +60,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(command)
 
 
+def _run_folder(arguments: Sequence[str] | None) -> Path | None:
+    """The value of ``--run``, wanted before everything else is parsed."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--run", type=Path)
+    found: Path | None = parse_or_fault(lambda: finder.parse_known_args(arguments)[0].run)
+    return found
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
 def trained_config(run: Path) -> dict[str, Any]:
-    """Configuration a run was trained with."""
+    """Configuration a run was trained with.
+
+    Raises:
+        DataFault: The folder has no readable ``config.yaml``.
+    """
     path = run / "config.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -64,7 +91,11 @@ def trained_config(run: Path) -> dict[str, Any]:
             f"'{run}' is no folder of a trained run: {path} can't be read ({error.strerror}); "
             "give a folder such as mlruns/studies/quick/runs/grpo/seed_0"
         ) from error
-    return dict(content)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, dict):
+        raise DataFault(f"{path} is broken: it holds no mapping; train that run anew")
+    return content
 
 
 def evaluate(config: RunConfig, run: Path | None) -> tuple[Evaluation, str]:
@@ -73,35 +104,53 @@ def evaluate(config: RunConfig, run: Path | None) -> tuple[Evaluation, str]:
     Returns:
         The outcomes, and the panel's hash.
     """
+    import torch
+
     from envrl.experiments.evaluation import play_panel
     from envrl.experiments.games import evaluation_panel
-    from envrl.experiments.run import CHECKPOINT, build_collector
+    from envrl.experiments.run import build_collector, build_pool
     from envrl.policy.model import load_policy
 
     torch.set_num_threads(config.train.threads)
-    panel = evaluation_panel(config.env, config.evaluation)
+    checkpoint = read_checkpoint(run / CHECKPOINT) if run is not None else None
     policy = load_policy(config.policy)
-    if run is not None:
-        path = run / CHECKPOINT
-        if not path.is_file():
-            raise DataFault(f"'{run}' holds no checkpoint ({path.name}); train it first")
-        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        prefix = "policy."
-        missing = policy.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in weights.items()}, strict=False
-        ).unexpected_keys
-        if missing:
-            raise DataFault(f"{path} does not fit the model '{config.policy.model}': unknown {missing[0]}")
-    collector = build_collector(config, policy, min(128, len(panel.games)))
-    result = play_panel(policy, collector, panel, temperature=config.sampling.eval_temperature, iteration=0)
+    if checkpoint is not None:
+        _load_weights(policy, checkpoint, config)
+    panel = evaluation_panel(config.env, config.evaluation)
+    iteration = completed_iterations(checkpoint) if checkpoint is not None else 0
+    with build_pool(config, panel) as pool:
+        collector = build_collector(config, policy, pool)
+        result = play_panel(
+            policy, collector, panel, temperature=config.sampling.eval_temperature, iteration=iteration
+        )
     return result.evaluation, panel.panel_hash
+
+
+def _load_weights(policy: Policy, checkpoint: Mapping[str, Any], config: RunConfig) -> None:
+    """Puts a checkpoint's trained weights into the policy; the frozen ones come from the base model."""
+    weights = {name.removeprefix("policy."): value for name, value in checkpoint["state_dict"].items()}
+    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    if different := sorted(trained ^ set(weights)):
+        reason = f"{different[0]} is only in one of them"
+    else:
+        try:
+            policy.load_state_dict(weights, strict=False)
+            return
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+    raise DataFault(
+        f"the checkpoint does not fit the model '{config.policy.model}' and its adapters ({reason}); "
+        "leave out --policy options, or train that run anew"
+    )
 
 
 def report(evaluation: Evaluation, panel_hash: str, console: Console) -> None:
     """Prints success in total and per task type, with bootstrap intervals over games."""
+    import numpy as np
+
     from envrl.analysis.statistics import success_interval
 
-    table = Table(title=f"panel {panel_hash[:12]}, {len(evaluation.outcomes)} games")
+    table = Table(title=f"panel {panel_hash}, {len(evaluation.outcomes)} games")
     for name in ("task type", "games", "success", "95 % interval", "mean steps"):
         table.add_column(name, justify="left" if name == "task type" else "right")
     families = sorted({o.family for o in evaluation.outcomes})
@@ -114,6 +163,7 @@ def report(evaluation: Evaluation, panel_hash: str, console: Console) -> None:
             share(estimate.value),
             f"{100 * estimate.low:.1f} – {100 * estimate.high:.1f} %",
             f"{sum(o.steps for o in mine) / len(mine):.1f}",
+            end_section=family == families[-1],
         )
     console.print(table)
 

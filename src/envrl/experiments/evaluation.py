@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from envrl.analysis.records import Evaluation, GameOutcome
 from envrl.envs.panels import Panel
+from envrl.errors import EnvFault
 from envrl.policy.model import Policy
 from envrl.rollout.collector import Collector, EpisodePlan
 from envrl.rollout.source import episode_metrics, session_factory
 from envrl.seeding import derive_seed
-from envrl.types import Trajectory
+from envrl.types import StopReason, Trajectory
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,20 @@ def play_panel(
     """Plays every game of the panel once.
 
     The draws of a game depend on the game alone, so two policies are compared on common random numbers.
+
+    Raises:
+        EnvFault: No game could be played to an end.
     """
     plans = [EpisodePlan(game, derive_seed(0, "panel", game.game_id)) for game in panel.games]
     started = time.perf_counter()
     trajectories = collector.collect(
         plans, session_factory(policy), temperature=temperature, policy_version=0
     )
+    if all(t.stop is StopReason.ENV_FAULT for t in trajectories):
+        raise EnvFault(
+            f"every game of the panel ended by a fault of its environment, the first one by this: "
+            f"{trajectories[0].fault}; repair that first"
+        )
     outcomes = tuple(
         GameOutcome(
             game_id=t.game_id,

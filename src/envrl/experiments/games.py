@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from envrl.envs.alfworld.engine import AlfworldEnv
+from envrl.envs.alfworld.engine import AlfworldEnv, load_game
 from envrl.envs.alfworld.games import data_root, load_split
 from envrl.envs.alfworld.generate import generate_games
 from envrl.envs.base import TextEnv
@@ -15,6 +15,9 @@ from envrl.envs.panels import Panel, make_panel
 from envrl.experiments.config import EnvSettings, EvaluationSettings
 from envrl.seeding import derive_seed, generator
 from envrl.types import Game
+
+_TRAINING_GAMES_TRIED = 16
+"""Training games that are loaded before a run begins; the panel's are all loaded."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,14 @@ def game_sets(env: EnvSettings, evaluation: EvaluationSettings) -> GameSets:
     """Makes or finds the games of a run.
 
     Raises:
-        DataFault: Official games are asked for and not there, or the panel overlaps with training.
+        DataFault: Official games are asked for and not there or broken, or the panel overlaps with
+            training.
         ConfigFault: The generator can't make such rooms.
     """
     panel = evaluation_panel(env, evaluation)
     training = _training_games(env)
     panel.require_disjoint(training)
+    _require_playable(env, training[:: max(1, len(training) // _TRAINING_GAMES_TRIED)])
     return GameSets(training, panel)
 
 
@@ -48,12 +53,24 @@ def evaluation_panel(env: EnvSettings, evaluation: EvaluationSettings) -> Panel:
     if env.games == "official":
         games = load_split(data_root(), evaluation.split, env.max_steps)
         count = min(evaluation.games, len(games))
-        return make_panel(games, count, evaluation.seed, evaluation.split)
+        panel = make_panel(games, count, evaluation.seed, evaluation.split)
+        _require_playable(env, panel.games)
+        return panel
     seed = derive_seed(env.games_seed, "panel", evaluation.seed)
     # A third more than needed, so that the panel can balance the task types.
     drawn = evaluation.games + evaluation.games // 3 + 6
     games = generate_games(env.rooms(), drawn, seed, evaluation.split, cache_folder() / "games")
     return make_panel(games, evaluation.games, evaluation.seed, f"generated-{evaluation.split}")
+
+
+def _require_playable(env: EnvSettings, games: Sequence[Game]) -> None:
+    """Loads official games with the native engine, so that a wrong version is told before a run begins.
+
+    While playing, a game that can't be loaded is the fault of one episode; generated games are proven.
+    """
+    if env.games == "official" and env.backend == "native":
+        for game in games:
+            load_game(game.spec)
 
 
 def _training_games(env: EnvSettings) -> tuple[Game, ...]:

@@ -7,6 +7,7 @@ through exactly the same code.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,7 +122,8 @@ class Policy(nn.Module):
 
     def save_adapter(self, folder: Path) -> None:
         """Writes adapters in peft format (or the whole model where there are none), with tokenizer."""
-        self.model.save_pretrained(folder)  # type: ignore[operator]
+        with _quiet():
+            self.model.save_pretrained(folder)  # type: ignore[operator]
         self.chat.tokenizer.save_pretrained(folder)
 
 
@@ -159,7 +161,8 @@ def load_policy(settings: PolicySettings) -> Policy:
         )
     chat = ChatMarkup(tokenizer)
     try:
-        return Policy(base, chat, settings)
+        with _quiet():
+            return Policy(base, chat, settings)
     except ValueError as error:
         raise PolicyFault(
             f"policy.lora.targets '{settings.lora.targets}' does not fit the model '{settings.model}' "
@@ -169,17 +172,27 @@ def load_policy(settings: PolicySettings) -> Policy:
 
 @contextmanager
 def _reading(settings: PolicySettings) -> Iterator[None]:
-    """Names the model in what goes wrong while it is read, and draws no progress bars."""
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
+    """Names the model in what goes wrong while it is read."""
     try:
-        yield
-    # Broken files raise whatever the library that reads them likes: KeyError, SafetensorError, ...
-    except Exception as error:
+        with _quiet():
+            yield
+    except (OSError, ValueError, SafetensorError) as error:
         raise PolicyFault(
             f"policy.model '{settings.model}' can't be loaded ({_first_line(error)}); use tiny, a folder "
             "in Hugging Face format, or the id of a causal language model that is cached or reachable"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, and no warning of one library about what another of them does."""
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers for this property, under the name of earlier versions.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            yield
     finally:
         if bars:
             hf_logging.enable_progress_bar()

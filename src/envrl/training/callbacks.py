@@ -5,15 +5,23 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 
 from envrl.training.progress import Progress
 
-__all__ = ["EvaluationCallback", "Progress", "ProgressCallback", "RandomStateCallback"]
+__all__ = [
+    "CheckpointCallback",
+    "EvaluationCallback",
+    "Progress",
+    "ProgressCallback",
+    "RandomStateCallback",
+]
 
 
 class EvaluationCallback(L.Callback):
@@ -79,6 +87,27 @@ class RandomStateCallback(L.Callback):
         random.setstate((version, tuple(internal), gauss))
         if "cuda" in state_dict and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state_dict["cuda"])
+
+
+class CheckpointCallback(Checkpoint):
+    """Keeps the newest state of the run in one file, replaced as a whole.
+
+    Lightning calls it after all other callbacks, so the state covers the iteration and its evaluation.
+
+    Args:
+        path: The file.
+        every: Iterations between checkpoints; there is always one after the last iteration.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        self._path = path
+        self._every = every
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves if it is time."""
+        completed = trainer.current_epoch + 1
+        if completed % self._every == 0 or completed == trainer.max_epochs:
+            trainer.save_checkpoint(self._path)
 
 
 class ProgressCallback(L.Callback):

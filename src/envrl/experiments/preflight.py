@@ -1,0 +1,56 @@
+"""What can be known before anything is written: that the model is there and the hardware fits."""
+
+from __future__ import annotations
+
+from envrl.errors import ConfigFault, PolicyFault
+from envrl.experiments.config import RunConfig
+from envrl.experiments.games import GameSets, game_sets
+from envrl.policy.settings import model_source
+
+
+def preflight(config: RunConfig) -> GameSets:
+    """Refuses a run that can't begin, and makes its games where they are not there yet.
+
+    The embedded policy needs no model library for it, so that a study is not held up.
+
+    Raises:
+        ConfigFault: The generator can't make such rooms, or there is no such accelerator.
+        DataFault: Official games are asked for and not there, or the panel overlaps with training.
+        PolicyFault: The model can't be found or read, or the hardware can't do what was asked.
+    """
+    model_source(config.policy.model)
+    if config.train.accelerator == "gpu":
+        _require_gpu()
+    if config.optim.eight_bit:
+        _require_eight_bit_optimiser()
+    if config.policy.model != "tiny" or config.policy.quantised:
+        from envrl.policy.model import check_policy
+
+        check_policy(config.policy)
+    return game_sets(config.env, config.evaluation)
+
+
+def _require_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigFault("train.accelerator is gpu, but torch finds none; use auto or cpu")
+
+
+def _require_eight_bit_optimiser() -> None:
+    """Makes one update of a parameter large enough to be quantised, on the device training will use."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        from bitsandbytes.optim import AdamW8bit
+
+        parameter = torch.nn.Parameter(torch.ones(4096, device=device))
+        parameter.grad = torch.ones_like(parameter)
+        AdamW8bit([parameter], lr=1e-3).step()
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PolicyFault(
+            f"optim.eight_bit is set, but bitsandbytes can't make an update on this machine's {device} "
+            f"({reason}); set optim.eight_bit=false or use a supported GPU"
+        ) from error

@@ -1,0 +1,267 @@
+"""One run under way: connects the trainer's events to the run's record, MLflow and progress display."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+
+from envrl.analysis.records import RunRecord, record_path, write_record, write_text_atomic
+from envrl.envs.pool import EnvPool
+from envrl.experiments.config import RunConfig, as_plain
+from envrl.experiments.console import one_line
+from envrl.experiments.evaluation import PanelResult, play_panel
+from envrl.experiments.games import GameSets
+from envrl.experiments.resume import CHECKPOINT
+from envrl.policy.model import Policy
+from envrl.rollout.collector import Collector
+from envrl.rollout.datamodule import RolloutDataModule
+from envrl.rollout.source import Experience, RolloutSource
+from envrl.tracking.runs import (
+    lightning_logger,
+    log_artifact,
+    log_config,
+    log_environment,
+    log_metrics,
+    log_text,
+    run_context,
+)
+from envrl.tracking.store import Store
+from envrl.tracking.traces import transcripts
+from envrl.training.callbacks import (
+    CheckpointCallback,
+    EvaluationCallback,
+    ProgressCallback,
+    RandomStateCallback,
+)
+from envrl.training.module import EnvRLModule
+from envrl.training.progress import Progress
+
+ADAPTER = "adapter"
+_CHATTY_LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+_NOT_FOR_USERS = (
+    r".*does not have many workers which may be a bottleneck",
+    r".*`IterableDataset` has `__len__` defined",
+    r".*`isinstance\(treespec, LeafSpec\)`",
+)
+"""Beginnings of Lightning's warnings about things that are as they should be."""
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """Where a run stands: in which study, on disk and in MLflow.
+
+    Attributes:
+        study_folder: Folder of the study.
+        experiment: MLflow experiment.
+        arm: Name of the arm.
+        store: MLflow store.
+        parent_id: MLflow run of the study; None for a run that stands alone.
+    """
+
+    study_folder: Path
+    experiment: str
+    arm: str
+    store: Store
+    parent_id: str | None = None
+
+    def run_name(self, seed: int) -> str:
+        """Name of the run with that seed in MLflow."""
+        return f"{self.arm}/seed_{seed}"
+
+    def folder(self, seed: int) -> Path:
+        """Folder of the run with that seed."""
+        return record_path(self.study_folder, self.arm, seed).parent
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is put together from."""
+
+    policy: Policy
+    pool: EnvPool
+    collector: Collector
+    games: GameSets
+    module: EnvRLModule
+    source: RolloutSource
+
+
+class Runner:
+    """Trains one run, from the beginning or from its checkpoint.
+
+    Args:
+        config: What to run.
+        place: Where it stands.
+        parts: What it is put together from.
+        record: Its record so far, cut to what the checkpoint covers.
+        report: Told the progress after each iteration.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        place: RunPlace,
+        parts: Parts,
+        record: RunRecord,
+        report: Callable[[Progress], None] | None,
+    ) -> None:
+        self._config = config
+        self._place = place
+        self._parts = parts
+        self._record = record
+        self._report = report
+        self._folder = place.folder(config.seed)
+        self._seconds_before = record.seconds
+        self._started = time.perf_counter()
+        self._run_id = ""
+
+    def run(self, run_id: str | None, checkpoint: Path | None) -> RunRecord:
+        """Does the work.
+
+        Args:
+            run_id: MLflow run to continue; None makes a new one.
+            checkpoint: State to continue from; None begins at the beginning.
+
+        Raises:
+            KeyboardInterrupt: It was stopped; record and checkpoint are there to go on from.
+        """
+        self._update()
+        tags = {
+            "env": self._config.env.name,
+            "algorithm": "grpo",
+            "arm": self._place.arm,
+            "seed": str(self._config.seed),
+            "panel": self._parts.games.panel.panel_hash,
+        }
+        place, name = self._place, self._place.run_name(self._config.seed)
+        context = run_context(place.store, place.experiment, name, place.parent_id, tags, run_id)
+        try:
+            with context as self._run_id:
+                self._update(mlflow_run_id=self._run_id)
+                self._log_beginnings()
+                with _lightning_without_notes():
+                    self._fit(checkpoint)
+                self._log_endings()
+        except Exception as error:
+            self._update(status="failed", error=f"{type(error).__name__}: {one_line(error)}")
+            raise
+        self._update(status="finished")
+        return self._record
+
+    def _fit(self, checkpoint: Path | None) -> None:
+        config = self._config
+        datamodule = RolloutDataModule(
+            self._parts.source, config.batch, lambda: self._parts.module.updates_done, self._collected
+        )
+        evaluation = EvaluationCallback(self._evaluate, config.evaluation.every)
+        progress = ProgressCallback(self._progress, self._training_success, evaluation)
+        saver = CheckpointCallback(self._folder / CHECKPOINT, config.train.checkpoint_every)
+        trainer = L.Trainer(
+            max_epochs=config.train.iterations,
+            accelerator=config.train.accelerator,
+            devices=1,
+            precision=config.train.precision,
+            accumulate_grad_batches=config.batch.micro_batches,
+            gradient_clip_val=config.optim.gradient_clip or None,
+            reload_dataloaders_every_n_epochs=1,
+            logger=lightning_logger(self._place.store, self._run_id),
+            log_every_n_steps=1,
+            callbacks=[evaluation, progress, RandomStateCallback(), saver],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=self._folder,
+        )
+        try:
+            trainer.fit(
+                self._parts.module,
+                datamodule=datamodule,
+                ckpt_path=str(checkpoint) if checkpoint is not None else None,
+                weights_only=True,
+            )
+        except SystemExit:
+            # What Lightning makes of Ctrl-C and of SIGTERM.
+            raise KeyboardInterrupt from None
+
+    def _collected(self, iteration: int, experience: Experience) -> None:
+        log_metrics(self._place.store, self._run_id, experience.metrics, iteration)
+        success = experience.metrics["rollout/success_rate"]
+        self._update(training_success=(*self._record.training_success[:iteration], success))
+
+    def _training_success(self) -> float | None:
+        return self._record.training_success[-1] if self._record.training_success else None
+
+    def _evaluate(self, iteration: int) -> float:
+        parts, config = self._parts, self._config
+        result = play_panel(
+            parts.policy,
+            parts.collector,
+            parts.games.panel,
+            temperature=config.sampling.eval_temperature,
+            iteration=iteration,
+        )
+        log_metrics(self._place.store, self._run_id, result.metrics, iteration)
+        earlier = [e for e in self._record.evaluations if e.iteration < iteration]
+        self._update(evaluations=(*earlier, result.evaluation))
+        self._log_transcripts(result, iteration)
+        return result.evaluation.success_rate
+
+    def _log_transcripts(self, result: PanelResult, iteration: int) -> None:
+        count = self._config.train.transcripts
+        if count > 0:
+            sample = result.trajectories[:: max(1, len(result.trajectories) // count)][:count]
+            # Where answers hold more than the action, what was written is shown beside what was done.
+            decode = self._parts.policy.chat.decode if self._config.prompt.form == "reasoned" else None
+            text = transcripts(sample, f"After {iteration} iterations", decode)
+            log_text(self._place.store, self._run_id, text, f"transcripts/iteration_{iteration:04d}.md")
+
+    def _progress(self, progress: Progress) -> None:
+        write_text_atomic(self._folder / "progress.json", json.dumps(asdict(progress)) + "\n")
+        if self._report is not None:
+            self._report(progress)
+
+    def _log_beginnings(self) -> None:
+        store, plain = self._place.store, as_plain(self._config)
+        log_config(store, self._run_id, plain)
+        log_environment(store, self._run_id)
+        write_text_atomic(self._folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+        panel = self._folder / "panel.json"
+        self._parts.games.panel.save(panel)
+        log_artifact(store, self._run_id, panel)
+
+    def _log_endings(self) -> None:
+        adapter = self._folder / ADAPTER
+        self._parts.policy.save_adapter(adapter)
+        log_artifact(self._place.store, self._run_id, adapter, ADAPTER)
+        log_artifact(self._place.store, self._run_id, self._folder / CHECKPOINT, "checkpoints")
+
+    def _update(self, **changes: Any) -> None:
+        seconds = self._seconds_before + time.perf_counter() - self._started
+        self._record = self._record.model_copy(update={**changes, "seconds": seconds})
+        write_record(self._place.study_folder, self._record)
+
+
+@contextmanager
+def _lightning_without_notes() -> Iterator[None]:
+    """Leaves out what Lightning says of hardware it found and of a loader that has no workers on purpose."""
+    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in _NOT_FOR_USERS:
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
