@@ -19,18 +19,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from envrl.envs.alfworld.engine import AlfworldEnv
 from envrl.envs.alfworld.expert import Expert
 from envrl.envs.alfworld.generate import RoomSettings, generate_games
 from envrl.errors import ConfigFault, DataFault, EnvrlError
 from envrl.policy.chat import ChatMarkup
-from envrl.policy.model import TINY_CHECKPOINT
+from envrl.policy.model import TINY_CHECKPOINT, read_tokenizer
 from envrl.policy.pretraining import (
     PhaseSettings,
     TinyArchitecture,
@@ -304,7 +305,8 @@ def _left_by(number: int, out: Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
     folder = _stage_folder(number, out)
     if not (folder / "config.json").is_file():
         raise DataFault(f"stage {number + 1} left nothing in {folder}; start with an earlier --first-stage")
-    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    tokenizer = cast(PreTrainedTokenizerFast, read_tokenizer(str(folder)))
+    return AutoModelForCausalLM.from_pretrained(folder), tokenizer
 
 
 def scaled(stage: Stage, scale: float) -> Stage:

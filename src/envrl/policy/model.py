@@ -23,7 +23,10 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as hf_logging
 
 from envrl.errors import PolicyFault
@@ -37,9 +40,11 @@ __all__ = [
     "PolicySettings",
     "check_policy",
     "load_policy",
+    "read_tokenizer",
 ]
 
 _ADAPTER = "default"
+_GENERAL_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 class Policy(nn.Module):
@@ -137,7 +142,7 @@ def check_policy(settings: PolicySettings) -> None:
     if settings.quantised:
         _require_bitsandbytes(settings)
     with _reading(settings):
-        AutoTokenizer.from_pretrained(source)
+        read_tokenizer(source)
         AutoConfig.from_pretrained(source)
 
 
@@ -151,7 +156,7 @@ def load_policy(settings: PolicySettings) -> Policy:
     if settings.quantised:
         _require_bitsandbytes(settings)
     with _reading(settings):
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = read_tokenizer(source)
         base = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=_dtype(settings),
@@ -168,6 +173,19 @@ def load_policy(settings: PolicySettings) -> Policy:
             f"policy.lora.targets '{settings.lora.targets}' does not fit the model '{settings.model}' "
             f"({_first_line(error)}); use all-linear or names of its linear layers, e.g. q_proj,v_proj"
         ) from error
+
+
+def read_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a folder or hub id as it was saved.
+
+    A tokenizer saved under the general class is described by its ``tokenizer.json`` alone. Asked by the
+    model's type, transformers would take the class of that type (``Qwen2Tokenizer``), which splits texts
+    by rules of its own: other tokens than those the model was trained on.
+    """
+    named = get_tokenizer_config(source).get("tokenizer_class")
+    if named in _GENERAL_TOKENIZERS:
+        return cast(PreTrainedTokenizerBase, PreTrainedTokenizerFast.from_pretrained(source))
+    return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source))
 
 
 @contextmanager
