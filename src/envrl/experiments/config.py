@@ -68,7 +68,7 @@ class EvaluationSettings:
 
     games: int = 128
     """Games of the panel, each played once per evaluation."""
-    split: str = "valid_seen"
+    split: Literal["valid_seen", "valid_unseen"] = "valid_seen"
     """Split the panel is drawn from."""
     seed: int = 0
     """Seed of the panel; the same for all runs of a study, or they can't be compared."""

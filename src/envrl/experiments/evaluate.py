@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--run", type=Path | None, default=None, help="folder of a trained run to evaluate")
     parser.add_argument("--games", type=int | None, default=None, help="short for --evaluation.games")
-    parser.add_argument("--split", type=str | None, default=None, help="short for --evaluation.split")
+    parser.add_argument(
+        "--split", choices=["valid_seen", "valid_unseen"], help="short for --evaluation.split"
+    )
     parser.add_argument("--out", type=Path | None, default=None, help="write the outcomes to this JSON file")
 
     def command() -> int:

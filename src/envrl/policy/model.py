@@ -194,7 +194,8 @@ def _reading(settings: PolicySettings) -> Iterator[None]:
     try:
         with _quiet():
             yield
-    except (OSError, ValueError, SafetensorError) as error:
+    # Broken files raise whatever the library that reads them likes: KeyError, SafetensorError, ...
+    except Exception as error:
         raise PolicyFault(
             f"policy.model '{settings.model}' can't be loaded ({_first_line(error)}); use tiny, a folder "
             "in Hugging Face format, or the id of a causal language model that is cached or reachable"
