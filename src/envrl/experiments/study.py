@@ -20,6 +20,7 @@ from envrl.errors import ConfigFault, DataFault, EnvrlError
 from envrl.experiments.config import RunConfig, as_plain, config_from
 from envrl.experiments.console import clock, say
 from envrl.experiments.display import StudyDisplay
+from envrl.experiments.games import GameSets
 from envrl.experiments.preflight import preflight
 from envrl.experiments.resume import alone, existing_record
 from envrl.experiments.study_file import StudySettings
@@ -120,13 +121,16 @@ def run_study(study: Study, root: Path, console: Console) -> tuple[RunRecord, ..
 
 def _check(study: Study, console: Console) -> Panel:
     """Refuses a study that can't begin and makes its games, so that the workers find them."""
-    checked: dict[tuple[Any, ...], Panel] = {}
+    checked: dict[tuple[Any, ...], GameSets] = {}
     for run in study.runs:
         config = run.config
         key = (config.policy, config.env, config.optim.eight_bit, config.train.accelerator)
         if key not in checked:
-            games = preflight(config)
-            checked[key] = games.panel
+            try:
+                checked[key] = preflight(config)
+            except EnvrlError as fault:
+                raise type(fault)(f"arm '{run.arm}': {fault}") from fault
+    games = next(iter(checked.values()))
     say(
         console,
         f"study {study.settings.name}: {len(study.runs)} runs, {len(games.training)} training games, "

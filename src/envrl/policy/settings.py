@@ -114,6 +114,11 @@ def model_source(model: str) -> str:
             f"policy.model '{model}' exists but holds no config.json; give a folder that "
             "save_pretrained wrote"
         )
+    if path.exists() and not [*path.glob("*.safetensors"), *path.glob("*.bin")]:
+        raise PolicyFault(
+            f"policy.model '{model}' holds a config.json and no weights; give a folder that "
+            "save_pretrained wrote"
+        )
     if not path.exists() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
         raise PolicyFault(
             f"policy.model '{model}' is neither `tiny`, an existing folder nor a hub id (owner/name)"

@@ -1,0 +1,384 @@
+"""Every field of the run configuration changes something that can be seen from outside.
+
+Each entry changes one field of a small run and names what must differ: the run is played, trained and
+evaluated in full, only MLflow is replaced by a list. A field without an entry fails the test.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.loggers.logger import Logger
+
+from envrl.envs.alfworld.engine import AlfworldEnv
+from envrl.envs.base import TextEnv
+from envrl.errors import ConfigFault, DataFault, EnvrlError
+from envrl.experiments import run, runner
+from envrl.experiments.config import RunConfig, config_from
+from envrl.experiments.games import environment_factory
+from envrl.experiments.preflight import preflight
+from envrl.experiments.run import execute_run
+from envrl.experiments.runner import RunPlace
+from envrl.tracking.store import Store
+from envrl.types import Game, Observation, StepResult
+from studies import tiny
+from support import checkpoint
+
+
+def leaves(value: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all fields below a configuration that are no configurations themselves."""
+    names = []
+    for each in fields(value):
+        inner = getattr(value, each.name)
+        name = f"{prefix}{each.name}"
+        names += leaves(inner, f"{name}.") if is_dataclass(inner) else [name]
+    return names
+
+
+class CoinEnv:
+    """Wins, loses or goes on by what was written, so that a random policy has episodes of every kind."""
+
+    def __init__(self) -> None:
+        self._left = 0
+
+    def reset(self, game: Game, seed: int) -> Observation:
+        self._left = game.max_steps
+        return Observation(f"You are in a room. Your task is to: find {game.game_id[:4]}.", ("look", "help"))
+
+    def step(self, action: str) -> StepResult:
+        self._left -= 1
+        coin = sum(action.encode()) % 7
+        won, over = coin == 0, self._left == 0
+        text = "Nothing happens." if coin % 2 else f"On the desk {coin}, you see a mug {coin}."
+        info = {"won": won, "task_score": float(won)}
+        return StepResult(Observation(text, ("look", "help")), float(won), won, over and not won, info)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Seen:
+    """What a run does, apart from times.
+
+    Attributes:
+        metrics: (name, step) → value.
+        transcripts: What the policy wrote at each evaluation.
+        saves: Number of checkpoints.
+        weights: Trained weights at the end.
+        record: Outcomes of all evaluations.
+        model: Facts about the model in memory.
+    """
+
+    metrics: dict[tuple[str, int], float] = field(default_factory=dict)
+    transcripts: list[str] = field(default_factory=list)
+    saves: int = 0
+    micro_batches: int = 0
+    weights: dict[str, list[float]] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+
+
+class ListLogger(Logger):
+    """Keeps what Lightning logs."""
+
+    def __init__(self, seen: Seen) -> None:
+        super().__init__()
+        self._seen = seen
+
+    @property
+    def name(self) -> str:
+        return "list"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        keep(self._seen, metrics, round(metrics["iteration"]))
+
+
+def keep(seen: Seen, metrics: Mapping[str, float], step: int) -> None:
+    for name, value in metrics.items():
+        if not name.endswith(("seconds", "tokens_per_second")):
+            seen.metrics[name, step] = value
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Executes a configuration and tells what it did."""
+
+    def execute(config: RunConfig, fake_games: bool = True) -> Seen:
+        seen = Seen()
+
+        @contextmanager
+        def context(*_: Any) -> Iterator[str]:
+            yield "run"
+
+        def fit_with_eyes(self: Any, path: Path | None) -> None:
+            fit(self, path)
+            look_at(seen, self._parts)
+
+        def save_with_count(self: Any, *arguments: Any) -> None:
+            seen.saves += 1
+            save(self, *arguments)
+
+        def step_with_count(self: Any, *arguments: Any) -> Any:
+            seen.micro_batches += 1
+            return step(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            fit, save = runner.Runner._fit, runner.L.Trainer.save_checkpoint
+            step = runner.EnvRLModule.training_step
+            if fake_games:
+                patch.setattr(run, "environment_factory", lambda _: CoinEnv)
+            patch.setattr(runner, "run_context", context)
+            patch.setattr(runner, "lightning_logger", lambda *_: ListLogger(seen))
+            patch.setattr(runner, "log_metrics", lambda _s, _r, metrics, at: keep(seen, metrics, at))
+            patch.setattr(runner, "log_text", lambda _s, _r, text, _n: seen.transcripts.append(text))
+            for name in ("log_artifact", "log_config", "log_environment"):
+                patch.setattr(runner, name, lambda *_: None)
+            patch.setattr(runner.Runner, "_fit", fit_with_eyes)
+            patch.setattr(runner.L.Trainer, "save_checkpoint", save_with_count)
+            patch.setattr(runner.EnvRLModule, "training_step", step_with_count)
+            threads = torch.get_num_threads()
+            number = sum(1 for _ in tmp_path.iterdir())
+            place = RunPlace(tmp_path / str(number), "e", "a", Store(tmp_path, "none", None))
+            try:
+                record = execute_run(config, place)
+                seen.model["threads"] = torch.get_num_threads()
+            finally:
+                torch.set_num_threads(threads)
+        seen.record = record.model_dump(include={"evaluations", "training_success", "panel_hash"})
+        return seen
+
+    return execute
+
+
+def look_at(seen: Seen, parts: runner.Parts) -> None:
+    policy = parts.policy
+    seen.weights = {
+        n: p.detach().float().flatten().tolist() for n, p in policy.named_parameters() if p.requires_grad
+    }
+    seen.model |= {
+        "dtype": next(policy.parameters()).dtype,
+        "checkpointing": policy.causal.is_gradient_checkpointing,
+        "sampled from a copy": policy.sampling_model() is not policy.causal,
+        "environment threads": any(t.name.startswith("env-slot") for t in threading.enumerate()),
+        "training games": {g.game_id for g in parts.games.training},
+        "optimiser": type(parts.module.optimizers()).__name__,
+    }
+
+
+BASE: dict[str, Any] = {
+    "train": {"iterations": 2, "diagnose_every": 1, "transcripts": 1},
+    "env": {"max_steps": 6, "receptacles": None, "objects_per_receptacle": 1.0, "train_games": 3},
+    "evaluation": {"games": 4, "every": 1},
+    "rollout": {"games": 2, "episodes_per_game": 3},
+    "batch": {"micro_batches": 1},
+    # The reward shows in the advantages only where they are not divided by its standard deviation.
+    "loss": {"sp": {"weight": 0.1}, "id": {"weight": 0.1}, "scale_by_std": False},
+}
+STEPS = {"rollout.layout": "steps", "auxiliary.sp_rows": "questions"}
+FAR = {"batch.epochs": 3, "optim.lr": 0.1}
+"""Updates that leave the sampling policy far enough behind for the bounds of the ratio to matter."""
+SWITCH = {"loss.sp.kind": "switch", "loss.id.kind": "switch"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A field, the value it is changed to, and what the run must have set beside it.
+
+    Attributes:
+        value: The changed value.
+        shows: Attributes of :class:`Seen` of which at least one must differ.
+        given: Other settings of both runs.
+    """
+
+    value: Any
+    shows: tuple[str, ...] = ("metrics", "record", "weights")
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+CASES: dict[str, Case] = {
+    "seed": Case(1),
+    "env.train_games": Case(2, ("model",)),
+    "env.receptacles": Case(7, ("record",)),
+    "env.objects_per_receptacle": Case(None, ("record",)),
+    "env.task_types": Case(["pick_and_place_simple"], ("record",)),
+    "env.max_steps": Case(3, ("record",)),
+    "env.games_seed": Case(1, ("record",)),
+    "prompt.form": Case("reasoned"),
+    "prompt.history": Case(0, given=STEPS),
+    "prompt.show_admissible": Case(True),
+    "policy.lora.enabled": Case(False, ("weights",)),
+    "policy.lora.rank": Case(3, ("weights",)),
+    "policy.lora.alpha": Case(16.0, ("weights",)),
+    "policy.lora.dropout": Case(0.5, ("weights",)),
+    "policy.lora.targets": Case("q_proj,v_proj", ("weights",)),
+    "policy.dtype": Case("bfloat16", ("model",)),
+    "policy.gradient_checkpointing": Case(True, ("model",)),
+    "policy.merge_for_sampling": Case(False, ("model",)),
+    "sampling.max_new_tokens": Case(3, ("record",)),
+    "sampling.temperature": Case(0.1),
+    "sampling.eval_temperature": Case(3.0, ("transcripts",)),
+    "sampling.max_context": Case(60, ("record",)),
+    "rollout.layout": Case("steps", given={"auxiliary.sp_rows": "questions"}),
+    "rollout.games": Case(3),
+    "rollout.episodes_per_game": Case(2),
+    "rollout.format_penalty": Case(0.9, ("weights",), {"prompt.form": "reasoned"}),
+    "rollout.win_reward": Case(1.0, ("weights",)),
+    "rollout.env_timeout_s": Case(60.0, ("model",)),
+    "auxiliary.sp_rows": Case("questions", ("metrics",)),
+    "auxiliary.max_transitions": Case(2, ("metrics",)),
+    "auxiliary.skip_terminal": Case(True, ("metrics",)),
+    "auxiliary.skip_noops": Case(True, ("metrics",)),
+    "auxiliary.shuffle_targets": Case(True, ("metrics",)),
+    "batch.updates": Case(2, ("weights",)),
+    "batch.micro_batches": Case(2, ("micro_batches",)),
+    "batch.epochs": Case(2, ("weights",)),
+    "loss.sp.kind": Case("constant", ("weights",)),
+    "loss.sp.weight": Case(0.0, ("weights",)),
+    "loss.sp.length": Case(1, ("weights",)),
+    "loss.sp.switch_at": Case(1.0, ("weights",), SWITCH),
+    "loss.id.kind": Case("constant", ("weights",)),
+    "loss.id.weight": Case(0.0, ("weights",)),
+    "loss.id.length": Case(1, ("weights",)),
+    "loss.id.switch_at": Case(1.0, ("weights",), SWITCH),
+    "loss.normalisation": Case("episodes", ("weights",)),
+    "loss.scale_by_std": Case(True, ("weights",)),
+    "loss.clip_low": Case(0.9, ("weights",), FAR),
+    "loss.clip_high": Case(9.0, ("weights",), FAR),
+    "loss.dual_clip": Case(1.01, ("weights",), FAR | {"loss.clip_high": 9.0}),
+    "loss.kl_coefficient": Case(0.5, ("weights",)),
+    "loss.entropy_coefficient": Case(0.5, ("weights",)),
+    "optim.lr": Case(0.01, ("weights",)),
+    "optim.weight_decay": Case(0.9, ("weights",)),
+    "optim.beta2": Case(0.5, ("weights",)),
+    "optim.gradient_clip": Case(0.001, ("weights",)),
+    "train.iterations": Case(1, ("record",)),
+    "train.threads": Case(2, ("model",)),
+    "train.precision": Case("bf16-mixed", ("metrics",)),
+    "train.diagnose_every": Case(0, ("metrics",)),
+    "train.checkpoint_every": Case(2, ("saves",)),
+    "train.transcripts": Case(2, ("transcripts",)),
+    "evaluation.games": Case(3, ("record",)),
+    "evaluation.split": Case("valid_unseen", ("record",)),
+    "evaluation.seed": Case(1, ("record",)),
+    "evaluation.every": Case(2, ("record",)),
+}
+ELSEWHERE = {
+    "env.name": "has one value",
+    "env.backend": "test_the_backend_decides_who_plays",
+    "env.games": "test_official_games_come_from_their_folder",
+    "policy.model": "test_the_model_is_the_one_named",
+    "policy.load_in_4bit": "test_quantised_weights_or_a_refusal",
+    "policy.load_in_8bit": "test_quantised_weights_or_a_refusal",
+    "optim.eight_bit": "test_an_eight_bit_optimiser_or_a_refusal",
+    "train.accelerator": "test_a_gpu_is_used_or_refused",
+}
+
+
+def configured(**changes: Any) -> RunConfig:
+    return config_from(tiny(checkpoint(), BASE), changes)
+
+
+@cache
+def _same_again(given: tuple[tuple[str, Any], ...]) -> list[Seen]:
+    """Slot for what a run with these settings did, so that it is executed once."""
+    return []
+
+
+def test_every_field_has_an_entry() -> None:
+    names = leaves(RunConfig())
+    assert sorted([*CASES, *ELSEWHERE]) == sorted(names)
+    here = globals()
+    assert [why for why in ELSEWHERE.values() if why.startswith("test_") and why not in here] == []
+
+
+def test_the_same_run_twice_is_the_same(watch: Any) -> None:
+    """Otherwise the next test would see changes everywhere."""
+    first, second = watch(configured()), watch(configured())
+    assert first == second
+    assert {r["won"] for e in first.record["evaluations"] for r in e["outcomes"]} == {True, False}
+    assert first.metrics["rollout/zero_variance_share", 0] < 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_field_changes_something(name: str, watch: Any) -> None:
+    case = CASES[name]
+    slot = _same_again(tuple(sorted(case.given.items())))
+    if not slot:
+        slot.append(watch(configured(**case.given)))
+    changed = watch(configured(**{**case.given, name: case.value}))
+    differing = [what for what in case.shows if getattr(slot[0], what) != getattr(changed, what)]
+    assert differing, f"{name}={case.value} leaves {', '.join(case.shows)} as they were"
+
+
+def test_the_backend_decides_who_plays() -> None:
+    def maker(backend: str) -> type[TextEnv]:
+        made: Any = environment_factory(configured(**{"env.backend": backend}).env)
+        return made
+
+    assert maker("native") is AlfworldEnv
+    assert maker("textworld").__name__ == "TextWorldEnv"
+
+
+def test_official_games_come_from_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALFWORLD_DATA", "nowhere")
+    assert len(preflight(configured()).panel.games) == 4
+    with pytest.raises(DataFault, match="ALFWORLD_DATA names nowhere"):
+        preflight(configured(**{"env.games": "official"}))
+
+
+def test_the_model_is_the_one_named() -> None:
+    assert str(checkpoint()) in run.build(configured()).policy.causal.config._name_or_path
+
+
+def refusal(config: RunConfig) -> str | None:
+    """What the run is refused for, None if it can begin."""
+    try:
+        preflight(config)
+    except EnvrlError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("option", ["policy.load_in_4bit", "policy.load_in_8bit"])
+def test_quantised_weights_or_a_refusal(option: str) -> None:
+    """Whether this machine can do it or not, the setting is never passed over."""
+    config = configured(**{option: True})
+    reason = refusal(config)
+    if reason is not None:
+        assert option in reason
+        return
+    kinds = {type(module).__name__ for module in run.build(config).policy.modules()}
+    assert kinds & {"Linear4bit", "Linear8bitLt"}
+
+
+def test_an_eight_bit_optimiser_or_a_refusal(watch: Any) -> None:
+    config = configured(**{"optim.eight_bit": True})
+    reason = refusal(config)
+    if reason is not None:
+        assert "optim.eight_bit" in reason
+        return
+    assert "8bit" in watch(config).model["optimiser"]
+
+
+def test_a_gpu_is_used_or_refused() -> None:
+    config = configured(**{"train.accelerator": "gpu"})
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one; the marker `gpu` covers it")
+    with pytest.raises(ConfigFault, match="accelerator is gpu"):
+        preflight(config)
