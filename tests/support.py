@@ -15,6 +15,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -217,7 +219,11 @@ def game(spec: str, max_steps: int = 9) -> Game:
 
 
 class IdentityEnv:
-    """Shows a word; the same word wins, anything else loses. Five words of patience at most."""
+    """Shows a word; the same word wins, anything else goes on, or loses in the last turn.
+
+    Args:
+        turns: Answers until the episode is lost.
+    """
 
     def __init__(self, turns: int = 1) -> None:
         self._turns = turns
@@ -321,16 +327,20 @@ def advantages(scores: Sequence[float], groups: Sequence[int], trajectories: Seq
     return values
 
 
-class Recorder(L.Callback):
+class Recorder(Logger):
     """Keeps what every iteration logged, apart from times."""
 
+    name = "recorder"
+    version = 0
+
     def __init__(self) -> None:
+        super().__init__()
         self.iterations: list[dict[str, float]] = []
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.iterations.append(
-            {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("update/")}
-        )
+    def log_hyperparams(self, params: Any) -> None: ...
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.iterations.append({k: v for k, v in metrics.items() if not k.startswith("update/")})
 
 
 def fit(
@@ -349,10 +359,10 @@ def fit(
         accumulate_grad_batches=run.plan.batch.micro_batches,
         gradient_clip_val=run.plan.optim.gradient_clip or None,
         reload_dataloaders_every_n_epochs=1,
-        logger=False,
+        logger=recorder,
         log_every_n_steps=1,
-        callbacks=[recorder, *callbacks],
-        enable_checkpointing=any(isinstance(c, L.pytorch.callbacks.ModelCheckpoint) for c in callbacks),
+        callbacks=list(callbacks),
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
 from envrl.envs.pool import EnvPool
 from envrl.errors import PolicyFault
 from envrl.policy.chat import ChatMarkup
-from envrl.policy.model import Policy
+from envrl.policy.model import Policy, read_tokenizer
 from envrl.policy.sampler import CachedSession, SampledTokens
 from envrl.policy.settings import SamplingSettings
 from envrl.policy.tokenizer import names_in, phrases_in, train_tokenizer
@@ -18,24 +17,23 @@ from envrl.rollout.settings import AuxiliaryRows, RolloutSettings
 from envrl.types import FollowUp, Group, Message, Role, StopReason
 from support import ScriptedEnv, checkpoint, game, game_texts, nudge, policy_of, word_tokenizer
 
-CHATML = """{%- if messages[0]['role'] == 'system' %}
-    {{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}
-{%- else %}
-    {{- '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n' }}
-{%- endif %}
-{%- for message in messages %}
-    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant") %}
-        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\n' }}
-{%- endif %}"""
+_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+CHATML = (
+    "{%- if messages[0]['role'] == 'system' %}"
+    "{{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
+    "{%- else %}{{- '<|im_start|>system\n" + _SYSTEM + "<|im_end|>\n' }}{%- endif %}"
+    "{%- for message in messages %}"
+    '{%- if (message.role == "user") or (message.role == "system" and not loop.first)'
+    ' or (message.role == "assistant") %}'
+    "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}"
+    "{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
 """Template of Qwen2.5-Instruct, without its parts on tools."""
 
 
 def chatml_markup(template: str = CHATML) -> ChatMarkup:
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint())
+    tokenizer = read_tokenizer(str(checkpoint()))
     tokenizer.add_special_tokens(
         {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "eos_token": "<|im_end|>"}
     )
@@ -86,7 +84,7 @@ REWRITES = (
 @pytest.mark.parametrize("template", REWRITES)
 def test_a_template_that_rewrites_earlier_turns_is_refused_for_transcripts(template: str) -> None:
     chat = chatml_markup(template)
-    with pytest.raises(PolicyFault, match="rollout.layout: steps"):
+    with pytest.raises(PolicyFault, match=r"rollout\.layout: steps"):
         chat.later_turn(FollowUp("You see a mug.", ""), answer_ended=True)
     # One prompt, one answer: nothing earlier that could be rewritten.
     assert chat.opening(Message("user", "look around")).token_ids
@@ -107,6 +105,16 @@ def test_tokenizers_without_template_end_or_letters_are_refused() -> None:
     tokenizer.eos_token = None
     with pytest.raises(PolicyFault, match="no eos_token"):
         ChatMarkup(tokenizer)
+
+
+def test_the_loaded_tokenizer_is_the_trained_one() -> None:
+    """Its text must become the same tokens in pretraining and afterwards."""
+    trained = train_tokenizer(game_texts(), vocabulary=400, phrases=60)
+    loaded = policy_of(checkpoint()).chat
+    for text in game_texts():
+        assert loaded.encode(text) == trained.encode(text, add_special_tokens=False)
+    # One token a number: transformers' own rules for this type of model would make two.
+    assert len(loaded.encode("countertop 1")) == 2
 
 
 def test_texts_survive_the_tokenizer() -> None:

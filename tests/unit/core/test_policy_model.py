@@ -229,7 +229,7 @@ def test_names_that_lead_nowhere(name: str, words: str) -> None:
 
 
 def test_adapters_on_layers_that_do_not_exist() -> None:
-    with pytest.raises(PolicyFault, match="policy.lora.targets 'foo'"):
+    with pytest.raises(PolicyFault, match=r"policy\.lora\.targets 'foo'"):
         policy_of(checkpoint(), lora=adapters(targets="foo"))
 
 
