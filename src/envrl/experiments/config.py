@@ -40,7 +40,7 @@ class EnvSettings:
     """Mean number of objects on a receptacle of generated rooms; null fills them like official games."""
     task_types: tuple[str, ...] = TASK_TYPES
     """Task types of generated games, each equally likely."""
-    max_steps: int = 30
+    max_steps: int = 20
     """Environment steps after which an episode is truncated."""
     games_seed: int = 0
     """Seed of the generated games; the run's seed does not change them."""
