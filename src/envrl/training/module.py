@@ -59,6 +59,7 @@ class EnvRLModule(L.LightningModule):
         self._sums: dict[str, float] = {}
         self._gradients: dict[str, list[Tensor]] = {}
         self._started = 0.0
+        self._ended = 0.0
         self._tokens = 0
         # Before a checkpoint is loaded: the reference of a resumed run is the start of the run.
         if loss.kl_coefficient > 0 or diagnose_every > 0:
@@ -79,6 +80,7 @@ class EnvRLModule(L.LightningModule):
         self._sums, self._gradients = {}, {}
         self._tokens = 0
         self._started = 0.0
+        self._ended = 0.0
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
         """One micro-batch.
@@ -108,6 +110,10 @@ class EnvRLModule(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.updates_done += 1
 
+    def on_train_batch_end(self, outputs: object, batch: RolloutBatch, batch_idx: int) -> None:
+        """Stops the clock: what callbacks do at the end of the epoch is no part of the update."""
+        self._ended = time.perf_counter()
+
     def on_train_epoch_end(self) -> None:
         """Logs the iteration: means over its updates."""
         assert self.trainer is not None
@@ -115,7 +121,7 @@ class EnvRLModule(L.LightningModule):
         updates = max(1, int(self.trainer.num_training_batches) // self._micro_batches)
         metrics = {f"train/{name}": value / updates for name, value in self._sums.items()}
         lambda_sp, lambda_id = self.weights(iteration)
-        seconds = time.perf_counter() - self._started
+        seconds = self._ended - self._started
         metrics |= {
             "train/lambda_sp": lambda_sp,
             "train/lambda_id": lambda_id,
