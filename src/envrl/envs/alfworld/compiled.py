@@ -46,6 +46,7 @@ class CompiledGame:
         self._lock = threading.RLock()
         self._places: dict[str, Place] = {}
         self._texts: dict[tuple[str, str, tuple[tuple[str, str], ...]], Memo[str]] = {}
+        self._arrivals: dict[str, Outcome] = {}
         self._everywhere = self._common_commands()
         self._sorted = tuple(self._everywhere[text] for text in sorted(self._everywhere))
         self._intro: str | None = None
@@ -162,6 +163,11 @@ class CompiledGame:
 
     def _outcome(self, command: Command, place: Place) -> Outcome:
         action = command.action
+        arrival = self._arrivals.get(command.text)
+        if arrival is not None:
+            left = self.facts.bit((AGENT_AT, self.agent, place.location))
+            change = Change(left, arrival.change.set_, ())
+            return Outcome(change, arrival.place, arrival.mapped, arrival.texts)
         args = list(command.args)
         for i in action.place_params:
             # An everywhere-command was worked out for the start.
@@ -171,7 +177,10 @@ class CompiledGame:
         mapped = dict(zip(action.placeholders, args, strict=True))
         key = (location, action.schema.name, action.feedback_scope.visible(mapped))
         texts = self._texts.setdefault(key, Memo(_TEXTS_PER_COMMAND))
-        return Outcome(change, self.place(location), mapped, texts)
+        outcome = Outcome(change, self.place(location), mapped, texts)
+        if action.arrives_alike:
+            self._arrivals[command.text] = outcome
+        return outcome
 
     def _change(self, action: ActionRules, binding: Mapping[str, str], location: str) -> tuple[Change, str]:
         """Bit operations of an action, and the agent's location after it."""

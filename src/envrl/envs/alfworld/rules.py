@@ -32,6 +32,7 @@ class ActionRules:
             ``look``), so its commands are worked out once per game.
         moves_to: Parameter with the agent's new location if moving is all the action does: it is then
             not possible when already there, because fast-downward drops actions without an effect.
+        arrives_alike: It only moves the agent, and its answer doesn't depend on where from.
         effects: What it changes that anything can depend on.
         placeholders: Its parameters as the grammar names them.
         template, feedback: Texts of the command and of the answer.
@@ -45,6 +46,7 @@ class ActionRules:
     everywhere: bool
     moves_to: int | None
     effects: tuple[Effect, ...]
+    arrives_alike: bool
     placeholders: tuple[Placeholder, ...]
     template: tuple[Symbol, ...]
     feedback: tuple[Symbol, ...]
@@ -120,18 +122,25 @@ def _action(schema: Schema, domain: Domain, writer: Writer, relevant: frozenset[
     effects = tuple(e for e in schema.effects if e.literal.predicate in relevant)
     placeholders = tuple(Placeholder(p.strip("?"), schema.types[p]) for p in schema.params)
     template = writer.scope(texts.template)
+    feedback = writer.scope(texts.feedback)
+    origins = [placeholders[i] for i in _place_params(schema)]
     return ActionRules(
         schema=schema,
         disjuncts=tuple(disjuncts),
         everywhere=_everywhere(schema, placeholders, template, domain),
         moves_to=_moves_to(schema),
         effects=effects,
+        arrives_alike=(
+            _moves_to(schema) is not None
+            and NEGATED + AGENT_AT not in relevant
+            and not any(p.name in feedback.names or p.kind in feedback.kinds for p in origins)
+        ),
         placeholders=placeholders,
         template=texts.template,
         feedback=texts.feedback,
         wording=_wording(texts.template, placeholders),
         place_params=_place_params(schema),
-        feedback_scope=writer.scope(texts.feedback),
+        feedback_scope=feedback,
     )
 
 
