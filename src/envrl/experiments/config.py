@@ -34,13 +34,13 @@ class EnvSettings:
     """generated: made on first use, no download; official: the real games below ALFWORLD_DATA."""
     train_games: int | None = 256
     """Training games; null takes all of them (official games only)."""
-    receptacles: int | None = 8
+    receptacles: int | None = 6
     """Pieces of furniture of generated rooms; null keeps all of a scene."""
-    objects_per_receptacle: float | None = 1.5
+    objects_per_receptacle: float | None = 1.2
     """Mean number of objects on a receptacle of generated rooms; null fills them like official games."""
     task_types: tuple[str, ...] = TASK_TYPES
     """Task types of generated games, each equally likely."""
-    max_steps: int = 20
+    max_steps: int = 12
     """Environment steps after which an episode is truncated."""
     games_seed: int = 0
     """Seed of the generated games; the run's seed does not change them."""
