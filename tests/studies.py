@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,23 @@ TINY: dict[str, Any] = {
 """Keys that make a run of seconds; evaluated at iterations 0, 2 and 3."""
 
 ARMS: dict[str, Any] = {"grpo": None, "both": {"loss.sp.weight": 0.2, "loss.id": {"weight": 0.2}}}
+
+
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A tiny study that ran from beginning to end without a break.
+
+    Attributes:
+        file: Its YAML file.
+        root: MLflow store and study folders.
+        folder: The study's folder.
+        done: How the command ended and what it printed.
+    """
+
+    file: Path
+    root: Path
+    folder: Path
+    done: subprocess.CompletedProcess[str]
 
 
 def tiny(model: Path, *changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from studies import call, write_study
+from studies import FinishedStudy, call, write_study
 from support import checkpoint
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps the caller's games and MLflow server out; commands started by a test inherit it."""
+@pytest.fixture(scope="session")
+def own_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps the caller's generated games and MLflow server out; commands started by a test inherit it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENVRL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.delenv("ALFWORLD_DATA", raising=False)
         checkpoint()  # made here, so that what its making prints is in no test's output
         yield
 
 
-@dataclass(frozen=True)
-class FinishedStudy:
-    """A tiny study that ran from beginning to end without a break.
-
-    Attributes:
-        file: Its YAML file.
-        root: MLflow store and study folders.
-        folder: The study's folder.
-        done: How the command ended and what it printed.
-    """
-
-    file: Path
-    root: Path
-    folder: Path
-    done: subprocess.CompletedProcess[str]
-
-
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, _own_places: None) -> FinishedStudy:
+def finished(tmp_path_factory: pytest.TempPathFactory, own_places: None) -> FinishedStudy:
     """Two arms, one seed, three iterations each, through the real command."""
     place = tmp_path_factory.mktemp("finished")
     file, root = write_study(place, checkpoint()), place / "mlruns"

@@ -17,6 +17,8 @@ from envrl.experiments import ablate, evaluate, train
 from studies import call, tiny, write_study, write_yaml
 from support import checkpoint
 
+pytestmark = pytest.mark.usefixtures("own_places")
+
 Main = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, Main] = {"train": train.main, "evaluate": evaluate.main, "ablate": ablate.main}
 
@@ -189,6 +191,7 @@ def test_commands_refuse_wrong_options(
 def test_official_games_need_their_folder(
     command: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("ALFWORLD_DATA", raising=False)
     official = tiny(checkpoint(), {"env.games": "official"})
     write_yaml(here / "run.yaml", official)
     write_study(here, checkpoint(), base=official)

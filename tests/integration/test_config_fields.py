@@ -32,6 +32,8 @@ from envrl.types import Game, Observation, StepResult
 from studies import tiny
 from support import checkpoint
 
+pytestmark = pytest.mark.usefixtures("own_places")
+
 
 def leaves(value: Any, prefix: str = "") -> list[str]:
     """Dotted names of all fields below a configuration that are no configurations themselves."""

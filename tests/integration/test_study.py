@@ -15,12 +15,13 @@ import torch
 import yaml
 from mlflow.entities import Run
 
-from conftest import FinishedStudy
 from envrl.analysis.records import RunRecord, load_record, load_records
 from envrl.experiments import ablate, evaluate, train
 from envrl.tracking.store import client, open_store
-from studies import ARMS, call, command, kill_when, write_study, write_yaml
+from studies import ARMS, FinishedStudy, call, command, kill_when, write_study, write_yaml
 from support import checkpoint
+
+pytestmark = pytest.mark.usefixtures("own_places")
 
 EVALUATED = [0, 2, 3]
 TIMES = ("seconds", "tokens_per_second", "system/")

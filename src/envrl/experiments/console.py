@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from rich.console import Console
@@ -20,16 +24,35 @@ T = TypeVar("T")
 def guarded(main: Callable[[], int], on_interrupt: str = "interrupted") -> int:
     """Runs a command; an error of this package becomes one sentence and exit code 2.
 
-    Ctrl-C says how to go on and gives 130, the convention of shells.
+    Ctrl-C and SIGTERM say how to go on and give 130, the convention of shells.
     """
     try:
-        return main()
+        with _terminated_as_interrupted():
+            return main()
     except EnvrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{on_interrupt}", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Has SIGTERM end a command as Ctrl-C does: in order, runs marked as stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    """Signal handler that does what Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 GO_ON = "interrupted; run the same command again to go on from the last checkpoint"

@@ -35,7 +35,7 @@ class StudyDisplay:
         self._width = max((len(label) for label in self._paths), default=0)
         self._console = console
         self._begun = time.time()
-        self._started = time.perf_counter()
+        self._started: float | None = None
         self._first: dict[str, int] = {}
         self._last: dict[str, Progress] = {}
 
@@ -45,6 +45,8 @@ class StudyDisplay:
             progress = self._read(path)
             if progress is None or progress == self._last.get(label):
                 continue
+            # The clock starts here: the processes' own start says nothing about an iteration.
+            self._started = self._started or time.perf_counter()
             self._first.setdefault(label, progress.iteration)
             self._last[label] = progress
             if _worth_a_line(progress):
@@ -64,7 +66,7 @@ class StudyDisplay:
         """From the iterations all runs have made under this command; None before any."""
         made = sum(p.iteration - self._first[label] for label, p in self._last.items())
         skipped = sum(self._first.values())
-        if made == 0:
+        if made == 0 or self._started is None:
             return None
         seconds = time.perf_counter() - self._started
         return seconds / made * (self._total - skipped - made)

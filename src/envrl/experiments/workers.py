@@ -12,11 +12,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from envrl.errors import EnvrlError
 from envrl.experiments.config import RunConfig
-from envrl.experiments.console import one_line
+from envrl.experiments.console import interrupt, one_line
 from envrl.tracking.store import Store
 
 _POLL_S = 1.0
@@ -125,7 +124,7 @@ def _die_with_parent() -> None:
 
 def _execute(run: PlannedRun, place: WorkPlace) -> str | None:
     """One run in a worker process; returns its error, or None."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         from envrl.experiments.run import RunPlace, execute_run
 
@@ -142,7 +141,3 @@ def _execute(run: PlannedRun, place: WorkPlace) -> str | None:
     finally:
         signal.signal(signal.SIGTERM, before)
     return None
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
