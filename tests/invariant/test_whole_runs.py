@@ -17,7 +17,8 @@ from envrl.policy.settings import LoraSettings, PolicySettings
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.training.callbacks import RandomStateCallback
 from envrl.training.settings import LossSettings, OptimSettings
-from support import IdentityEnv, RunPlan, SmallRun, adapters, fit, game, small_run, weights, word_checkpoint
+from small_runs import RunPlan, SmallRun, fit, small_run, weights
+from support import IdentityEnv, adapters, game, word_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:lightning")
 

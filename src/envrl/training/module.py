@@ -64,8 +64,7 @@ class EnvRLModule(L.LightningModule):
         # Before a checkpoint is loaded: the reference of a resumed run is the start of the run.
         if loss.kl_coefficient > 0 or diagnose_every > 0:
             policy.keep_reference()
-        # Models are loaded in evaluation mode and the trainer leaves modes alone; dropout of adapters
-        # and gradient checkpointing need this one.
+        # Loading leaves evaluation mode; dropout of adapters and gradient checkpointing need this one.
         policy.train()
 
     def weights(self, iteration: int) -> tuple[float, float]:
