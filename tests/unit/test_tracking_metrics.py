@@ -57,8 +57,5 @@ def test_document_is_up_to_date() -> None:
 def test_document_shows_unit_formula_and_direction() -> None:
     rows = [line for line in metrics_document().splitlines() if line.startswith("| `")]
     assert len(rows) == len(METRICS)
-    assert (
-        "| `eval/success_rate` | share | episodes won / episodes | higher |"
-        in rows
-    )
+    assert "| `eval/success_rate` | share | episodes won / episodes | higher |" in rows
     assert all(row.count("|") == 5 for row in rows), "a formula breaks its table cell"
