@@ -88,11 +88,10 @@ def covered_by(record: RunRecord, completed: int | None) -> RunRecord:
         record: As it was left.
         completed: Iterations in the checkpoint; None if there is none.
     """
-    if completed is None:
-        kept, success = (), ()
-    else:
-        kept = tuple(e for e in record.evaluations if e.iteration <= completed)
-        success = record.training_success[:completed]
+    # Without a checkpoint even the evaluation before training is made anew.
+    last = -1 if completed is None else completed
+    kept = tuple(e for e in record.evaluations if e.iteration <= last)
+    success = record.training_success[: max(0, last)]
     changes = {"status": "running", "error": None, "evaluations": kept, "training_success": success}
     return record.model_copy(update=changes)
 

@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from envrl.experiments.preflight import preflight
 
         preflight(config)
-        from envrl.experiments.run import RunPlace, execute_run
+        from envrl.experiments.run import execute_run
+        from envrl.experiments.runner import RunPlace
         from envrl.tracking.store import open_store
 
         console = Console()

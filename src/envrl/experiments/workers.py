@@ -126,7 +126,8 @@ def _execute(run: PlannedRun, place: WorkPlace) -> str | None:
     """One run in a worker process; returns its error, or None."""
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        from envrl.experiments.run import RunPlace, execute_run
+        from envrl.experiments.run import execute_run
+        from envrl.experiments.runner import RunPlace
 
         execute_run(
             run.config, RunPlace(place.folder, place.experiment, run.arm, place.store, place.parent_id)
