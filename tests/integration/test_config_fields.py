@@ -258,7 +258,8 @@ CASES: dict[str, Case] = {
     "loss.id.weight": Case(0.0, ("weights",)),
     "loss.id.length": Case(1, ("weights",)),
     "loss.id.switch_at": Case(1.0, ("weights",), SWITCH),
-    "loss.normalisation": Case("episodes", ("weights",)),
+    # In the other layout an episode is one row, so that both pools are the same.
+    "loss.normalisation": Case("episodes", ("weights",), STEPS),
     "loss.scale_by_std": Case(True, ("weights",)),
     "loss.clip_low": Case(0.9, ("weights",), FAR),
     "loss.clip_high": Case(9.0, ("weights",), FAR),

@@ -27,6 +27,8 @@ DEFAULT_ROOT = Path("mlruns")
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 """Environment variable that names another store; it wins over the root folder."""
 _LOCK_WAIT_S = 60.0
+# Otherwise the MLflow UI opens the experiment as a set of chat traces, with training runs at the edge.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,9 @@ def experiment_id(store: Store, experiment: str) -> str:
     if found is None:
         location = f"{store.artifact_uri}/{experiment}" if store.artifact_uri else None
         try:
-            return str(mlflow_client.create_experiment(experiment, artifact_location=location))
+            return str(
+                mlflow_client.create_experiment(experiment, artifact_location=location, tags=_EXPERIMENT_TAGS)
+            )
         except MlflowException:
             # Another process was faster; anything else shows up as the experiment still missing.
             found = mlflow_client.get_experiment_by_name(experiment)
