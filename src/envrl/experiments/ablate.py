@@ -70,7 +70,9 @@ def _command(options: argparse.Namespace) -> int:
     study = plan_study(settings, options.root)
     console = Console()
     if options.print_config:
-        first = {r.arm: as_plain(r.config) for r in reversed(study.runs)}
+        first: dict[str, Any] = {}
+        for run in study.runs:
+            first.setdefault(run.arm, as_plain(run.config))
         print(yaml.safe_dump(first, sort_keys=False), end="")
     elif options.dry_run:
         describe(study, console)
