@@ -129,7 +129,12 @@ class EnvRLModule(L.LightningModule):
             "update/tokens_per_second": self._tokens / max(seconds, 1e-9),
         }
         metrics |= self._alignment()
-        self.log_dict(metrics | {"iteration": float(iteration)})
+        metrics["iteration"] = float(iteration)
+        self.log_dict(metrics, logger=False)
+        # Not left to Lightning, which logs after the checkpoint: a run killed in between would go on
+        # after an iteration that nobody has logged.
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=iteration)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the parameters that are trained, optionally with 8-bit state."""
