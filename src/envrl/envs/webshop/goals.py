@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ PRICE_RANGE: tuple[float, ...] = tuple(10.0 * step for step in range(1, 100))
 NO_PRICE_LIMIT = 1_000_000.0
 """Highest acceptable price of a goal that names none, in dollars."""
 
+_PRICE_CLAUSE = re.compile(r", and price lower than \d+\.\d{2} dollars$")
 _PRICE_CANDIDATES = 4
 _PRICE_DRAWN = 2
 
@@ -55,6 +57,11 @@ def draw_price_limit(price: float, rng: random.Random) -> tuple[float, str]:
         return NO_PRICE_LIMIT, ""
     limit = max(rng.sample(above, _PRICE_DRAWN))
     return limit, f", and price lower than {limit:.2f} dollars"
+
+
+def wording(goal: Goal) -> str:
+    """The instruction without its price clause: what was asked for before a price limit was drawn."""
+    return _PRICE_CLAUSE.sub("", goal.instruction_text)
 
 
 def _goal(
