@@ -1,0 +1,141 @@
+"""Text to index terms as Lucene 8.11's default English analysis does it.
+
+Words are cut where Unicode's word-break rules (UAX #29, in the reading of Lucene's standard tokenizer)
+cut them; then a possessive 's goes, letters become lower-case, 33 stop words go, and the rest is stemmed.
+A ranking equals Lucene's only if every document has the same terms *and the same number of them*, so
+symbols that count as words there (emoji, ©) count here too.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from itertools import groupby
+
+import regex
+
+from envrl.envs.webshop.porter import stem
+
+ANALYZER_VERSION = 1
+"""Raised whenever some text is analyzed differently than before, so that stored indices are rebuilt."""
+
+MAX_TOKEN_LENGTH = 255
+"""Characters; a longer run is cut into pieces of at most this length."""
+
+STOP_WORDS = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there "
+    "these they this to was will with".split()
+)
+
+_ASCII_TOKEN = re.compile(
+    # Underscores may lead, but a letter or digit must follow; inside, a point, colon or quote between
+    # letters and a point, comma, semicolon or quote between digits hold the token together.
+    r"_*[A-Za-z0-9]\w*(?:(?:(?<=[A-Za-z])[:.'](?=[A-Za-z])|(?<=[0-9])[,;.'](?=[0-9]))\w+)*",
+    re.ASCII,
+)
+
+
+def _unicode_token() -> regex.Pattern[str]:
+    """The same rules for any script; possessive throughout, so that scanning is linear.
+
+    Classes are named as in UAX #29. The properties come from the ``regex`` package; where its Unicode
+    version differs from Lucene's (9.0) in ways that occur in shops, the difference is taken out: colons
+    join letters, and skin tones are emoji of their own instead of combining marks.
+    """
+    skin = r"\U0001F3FB-\U0001F3FF"
+    marks = rf"[[\p{{WB=Extend}}\p{{WB=Format}}\p{{WB=ZWJ}}]--[{skin}]]"
+    no_presentation = rf"[[\p{{WB=Extend}}\p{{WB=Format}}\p{{WB=ZWJ}}]--[{skin}\uFE0E\uFE0F]]"
+    letter = r"[\p{WB=ALetter}\p{WB=Hebrew_Letter}]"
+    digit = r"[\p{WB=Numeric}[\p{Block=Halfwidth_And_Fullwidth_Forms}&&\p{Nd}]]"
+    mid_letter = r"[\p{WB=MidLetter}\p{WB=MidNumLet}':\uFE55\uFF1A]"
+    mid_digit = r"[\p{WB=MidNum}\p{WB=MidNumLet}']"
+    hebrew = rf"\p{{WB=Hebrew_Letter}}{marks}*+"
+    joiner = rf"(?:\p{{WB=ExtendNumLet}}{marks}*+)"
+    item = (
+        rf"""(?:{hebrew}"{marks}*+{hebrew}|{hebrew}'{marks}*+"""
+        rf"|{letter}{marks}*+(?:{mid_letter}{marks}*+(?={letter}))?+"
+        rf"|{digit}{marks}*+(?:{mid_digit}{marks}*+(?={digit}))?+)"
+    )
+    katakana = rf"\p{{WB=Katakana}}{marks}*+"
+    run = rf"(?>{item}(?:{joiner}*+{item})*|{katakana}(?:{joiner}*+{katakana})*)"
+    word = rf"{joiner}*+{run}(?:{joiner}++{run})*{joiner}*+"
+    pictograph = rf"[[\p{{Extended_Pictographic}}\p{{Emoji}}]--[\p{{WB=Regional_Indicator}}0-9#*{skin}]]"
+    # A zero-width joiner before another emoji belongs to the sequence, any other one to the emoji before.
+    tail = rf"(?:[{no_presentation}--\u200D]|\u200D(?!\u200D*[{pictograph}{skin}]))*+"
+    toned = rf"(?:\p{{Emoji_Modifier_Base}}{tail})?+[{skin}]{tail}"
+    emoji = rf"(?:{toned}|{pictograph}{tail}\uFE0F?+)"
+    tags = r"[\U000E0020-\U000E007E]+\U000E007F"
+    pictures = rf"\u200D*{emoji}(?:{tags}|(?:\u200D+{emoji})*+)"
+    flag = rf"(?:\p{{WB=Regional_Indicator}}{marks}*+){{2}}"
+    key_cap = rf"[0-9#*]{no_presentation}*\uFE0F?\u20E3{no_presentation}*+"
+    south_east_asian = rf"(?:\p{{LB=SA}}{marks}*+)+"
+    single = rf"[\p{{Script=Han}}\p{{Script=Hiragana}}]{marks}*+"
+    alternatives = (word, pictures, key_cap, flag, south_east_asian, single)
+    return regex.compile("|".join(alternatives), regex.V1)
+
+
+_UNICODE_TOKEN = _unicode_token()
+
+
+def tokens(text: str) -> list[str]:
+    """Cuts a text into words, in the order of the text and as they stand in it.
+
+    Args:
+        text: Any text; white space and whatever is no word is skipped.
+
+    Returns:
+        Words of at most :data:`MAX_TOKEN_LENGTH` characters.
+    """
+    if text.isascii():
+        found = _ASCII_TOKEN.findall(text)
+    else:
+        # No word holds a space, so each stretch of ASCII pieces can take the faster pattern.
+        found = []
+        for plain, pieces in groupby(text.split(" "), str.isascii):
+            pattern = _ASCII_TOKEN if plain else _UNICODE_TOKEN
+            found += pattern.findall(" ".join(pieces))
+    if found and len(max(found, key=len)) > MAX_TOKEN_LENGTH:
+        return [piece for token in found for piece in _pieces(token)]
+    return found
+
+
+def _pieces(token: str) -> list[str]:
+    """A token as it is, or what a scanner that sees 255 characters at a time makes of it."""
+    pieces = []
+    while len(token) > MAX_TOKEN_LENGTH:
+        head = _UNICODE_TOKEN.search(token[:MAX_TOKEN_LENGTH])
+        if head is None:
+            token = token[MAX_TOKEN_LENGTH:]
+            continue
+        pieces.append(head[0])
+        token = token[head.end() :]
+    return pieces + _UNICODE_TOKEN.findall(token)
+
+
+def term(token: str) -> str | None:
+    """The index term of one word.
+
+    Returns:
+        The stem; ``None`` for a stop word.
+    """
+    if token[-1:] in ("s", "S") and token[-2:-1] in ("'", "\u2019", "\uff07"):
+        token = token[:-2]
+    # One letter at a time: no letter becomes two, and no sigma looks at its neighbours.
+    lower = token.lower() if token.isascii() else "".join(c.lower()[:1] for c in token)
+    return None if lower in STOP_WORDS else stem(lower)
+
+
+_cached_term = lru_cache(maxsize=1 << 16)(term)
+
+
+def analyze(text: str) -> list[str]:
+    """Index terms of a text, in order, repetitions included.
+
+    Args:
+        text: A query or a document.
+
+    Returns:
+        Stemmed words without stop words; empty if the text has no word.
+    """
+    found = map(_cached_term, tokens(text))
+    return [word for word in found if word is not None]
