@@ -127,8 +127,10 @@ class ShopSession:
         session_id = self._settings.session_prefix + name
         known = self._store.get(session_id) if self._store is not None else None
         if known is None:
-            by_place = isinstance(session, SupportsIndex)
-            goal = self.shop.goal(session) if by_place else self.shop.draw_goal(self._rng)
+            if isinstance(session, SupportsIndex):
+                goal = self.shop.goal(session)
+            else:
+                goal = self.shop.draw_goal(self._rng)
             known = SessionState(session_id, goal)
         if self._settings.instruction is not None:
             known = replace(known, goal=replace(known.goal, instruction_text=self._settings.instruction))

@@ -1,0 +1,116 @@
+"""The WebShop as a text environment for agents: protocol :class:`envrl.envs.base.TextEnv`.
+
+Observations and admissible actions follow the training code of the paper (verl-agent): the texts of a
+page after the instruction, each in single quotes; ``search[<your query>]`` where there is a search bar,
+then ``click[name]`` for every name on the page. The task stands in the first observation only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from envrl.envs.webshop.actions import SEARCH_PLACEHOLDER, admits
+from envrl.envs.webshop.goal_sets import goal_id
+from envrl.envs.webshop.pages import DonePage
+from envrl.envs.webshop.records import Goal
+from envrl.envs.webshop.render import SEPARATOR
+from envrl.envs.webshop.session import ShopSession
+from envrl.envs.webshop.shop import Shop
+from envrl.errors import ConfigFault, EnvFault
+from envrl.types import Game, Observation, StepResult
+
+__all__ = ["ENV_NAME", "MAX_STEPS", "WebShopEnv", "admits", "goal_games"]
+
+ENV_NAME = "webshop"
+MAX_STEPS = 15
+"""Environment steps of an episode in the published runs."""
+_TASK_MARK = "Your task is to: "
+
+
+def goal_games(goals: Iterable[Goal], split: str, max_steps: int = MAX_STEPS) -> tuple[Game, ...]:
+    """Goals as games, known by their content; equal goals give one game.
+
+    Args:
+        goals: Goals of a shop.
+        split: Name of what they are for, e.g. ``test``.
+        max_steps: Environment steps after which an episode is cut off.
+
+    Raises:
+        ConfigFault: ``max_steps`` is below 1.
+    """
+    if max_steps < 1:
+        raise ConfigFault(f"episodes of {max_steps} steps can't be played: give at least 1")
+    named = {goal_id(goal): goal for goal in goals}
+    return tuple(
+        Game(identifier, ENV_NAME, split, goal.category, identifier, max_steps)
+        for identifier, goal in named.items()
+    )
+
+
+class WebShopEnv:
+    """Plays goals of a shop (protocol :class:`envrl.envs.base.TextEnv`).
+
+    ``Game.spec`` is the goal's :func:`~envrl.envs.webshop.goal_sets.goal_id`. A purchase ends the
+    episode. The reward is 1.0 for a purchase whose score is exactly 1 and 0.0 for everything else;
+    the score itself is ``task_score``.
+
+    Args:
+        shop: The shop; environments of a process should share one.
+    """
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self._session: ShopSession | None = None
+        self._steps_left = 0
+
+    def reset(self, game: Game, seed: int) -> Observation:
+        """Starts an episode; ``seed`` matters only to searches for random products (``<r>``).
+
+        Raises:
+            DataFault: The shop doesn't have the game's goal.
+        """
+        place = self._shop.goal_place(game.spec)
+        session = ShopSession(self._shop, random.Random(seed))
+        session.reset(place)
+        self._session, self._steps_left = session, game.max_steps
+        task = session.session_state.goal.instruction_text
+        return Observation(f"{self._page_text(session)}\n\n{_TASK_MARK}{task}", _admissible(session))
+
+    def step(self, action: str) -> StepResult:
+        """Carries out an action; ``info`` has won, task_score, and after a purchase its reward_parts.
+
+        Raises:
+            EnvFault: Before the first ``reset`` or after the end of the episode.
+        """
+        session = self._session
+        if session is None:
+            raise EnvFault("step() without a running episode; call reset(game, seed) first")
+        step = session.step(action)
+        self._steps_left -= 1
+        won = step.done and step.reward == 1.0
+        truncated = not step.done and self._steps_left <= 0
+        info: dict[str, object] = {"won": won, "task_score": step.reward}
+        details = session.session_state.details
+        if step.done and details is not None:
+            info["reward_parts"] = details.as_dict()
+        observation = Observation(self._page_text(session), _admissible(session))
+        if step.done or truncated:
+            self._session = None
+        return StepResult(observation, 1.0 if won else 0.0, step.done, truncated, info)
+
+    def close(self) -> None:
+        """Drops the episode; the environment can be reset again."""
+        self._session = None
+
+    def _page_text(self, session: ShopSession) -> str:
+        texts = self._shop.body(session.page)
+        if isinstance(session.page, DonePage):
+            return SEPARATOR.join(texts)
+        return "'" + f"'{SEPARATOR}'".join(texts) + "'"
+
+
+def _admissible(session: ShopSession) -> tuple[str, ...]:
+    available = session.available
+    clicks = [f"click[{name}]" for name in available.clickables]
+    return (SEARCH_PLACEHOLDER, *clicks) if available.has_search_bar else tuple(clicks)
