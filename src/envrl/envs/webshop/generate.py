@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from envrl.envs.webshop.files import FULL, HUMAN, ShopFiles
+from envrl.envs.webshop.files import FULL, HUMAN, ShopFiles, find_files
 from envrl.envs.webshop.invent import MOST_PRODUCTS, Invention, invent
 from envrl.errors import ConfigFault, DataFault, EnvrlError
 from envrl.seeding import generator
@@ -26,7 +26,7 @@ from envrl.seeding import generator
 DEFAULT_COUNT = 1000
 DEFAULT_SEED = 0
 _DRAWS_VERSION = 1
-"""Raised when the same count and seed would give other products, so that cached catalogues aren't mixed up."""
+"""Raised when the same count and seed would give other products: cached catalogues then don't mix."""
 
 
 def item_entry(product: Invention) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def catalogue_files(folder: Path) -> ShopFiles:
     Raises:
         DataFault: One is missing.
     """
-    return ShopFiles(*(folder / name for name in FULL), folder / HUMAN)
+    return find_files(folder, full=True, human=True)
 
 
 def generate_catalogue(folder: Path, count: int = DEFAULT_COUNT, seed: int = DEFAULT_SEED) -> ShopFiles:
@@ -177,7 +177,8 @@ def generate_catalogue(folder: Path, count: int = DEFAULT_COUNT, seed: int = DEF
         os.rename(partial, folder)  # replaces an empty folder, refuses any other
     except OSError as error:
         raise DataFault(
-            f"can't write a catalogue to {folder}: {error.strerror or error}. Choose a new or empty folder, or make room"
+            f"can't write a catalogue to {folder}: {error.strerror or error}. Choose a new or empty folder, "
+            "or make room"
         ) from error
     finally:
         if partial is not None:
