@@ -12,9 +12,8 @@ import re
 from functools import lru_cache
 from itertools import groupby
 
-import regex
-
 from envrl.envs.webshop.porter import stem
+from envrl.envs.webshop.word_classes import characters
 
 ANALYZER_VERSION = 1
 """Raised whenever some text is analyzed differently than before, so that stored indices are rebuilt."""
@@ -35,43 +34,34 @@ _ASCII_TOKEN = re.compile(
 )
 
 
-def _unicode_token() -> regex.Pattern[str]:
-    """The same rules for any script; possessive throughout, so that scanning is linear.
-
-    Classes are named as in UAX #29. The properties come from the ``regex`` package; where its Unicode
-    version differs from Lucene's (9.0) in ways that occur in shops, the difference is taken out: colons
-    join letters, and skin tones are emoji of their own instead of combining marks.
-    """
-    skin = r"\U0001F3FB-\U0001F3FF"
-    marks = rf"[[\p{{WB=Extend}}\p{{WB=Format}}\p{{WB=ZWJ}}]--[{skin}]]"
-    no_presentation = rf"[[\p{{WB=Extend}}\p{{WB=Format}}\p{{WB=ZWJ}}]--[{skin}\uFE0E\uFE0F]]"
-    letter = r"[\p{WB=ALetter}\p{WB=Hebrew_Letter}]"
-    digit = r"[\p{WB=Numeric}[\p{Block=Halfwidth_And_Fullwidth_Forms}&&\p{Nd}]]"
-    mid_letter = r"[\p{WB=MidLetter}\p{WB=MidNumLet}':\uFE55\uFF1A]"
-    mid_digit = r"[\p{WB=MidNum}\p{WB=MidNumLet}']"
-    hebrew = rf"\p{{WB=Hebrew_Letter}}{marks}*+"
-    joiner = rf"(?:\p{{WB=ExtendNumLet}}{marks}*+)"
+def _unicode_token() -> re.Pattern[str]:
+    """The same rules for every script; possessive throughout, so that scanning takes linear time."""
+    marks = rf"[{characters('mark')}\uFE0E\uFE0F\u200D]*+"
+    letter = f"[{characters('letter', 'hebrew')}]"
+    hebrew = f"[{characters('hebrew')}]{marks}"
+    digit = f"[{characters('digit')}]"
+    mid_letter = f"[{characters('mid_letter', 'mid_both')}]{marks}"
+    mid_digit = f"[{characters('mid_digit', 'mid_both')}]{marks}"
+    joiner = f"(?:[{characters('joiner')}]{marks})"
     item = (
-        rf"""(?:{hebrew}"{marks}*+{hebrew}|{hebrew}'{marks}*+"""
-        rf"|{letter}{marks}*+(?:{mid_letter}{marks}*+(?={letter}))?+"
-        rf"|{digit}{marks}*+(?:{mid_digit}{marks}*+(?={digit}))?+)"
+        f"""(?>{hebrew}"{marks}{hebrew}|{hebrew}'{marks}"""
+        f"|{letter}{marks}(?:{mid_letter}(?={letter}))?+|{digit}{marks}(?:{mid_digit}(?={digit}))?+)"
     )
-    katakana = rf"\p{{WB=Katakana}}{marks}*+"
-    run = rf"(?>{item}(?:{joiner}*+{item})*|{katakana}(?:{joiner}*+{katakana})*)"
-    word = rf"{joiner}*+{run}(?:{joiner}++{run})*{joiner}*+"
-    pictograph = rf"[[\p{{Extended_Pictographic}}\p{{Emoji}}]--[\p{{WB=Regional_Indicator}}0-9#*{skin}]]"
+    katakana = f"[{characters('katakana')}]{marks}"
+    run = f"(?>{item}(?:{joiner}*+{item})*+|{katakana}(?:{joiner}*+{katakana})*+)"
+    word = f"{joiner}*+{run}(?:{joiner}++{run})*+{joiner}*+"
+
+    picture, tone = characters("picture"), characters("tone")
     # A zero-width joiner before another emoji belongs to the sequence, any other one to the emoji before.
-    tail = rf"(?:[{no_presentation}--\u200D]|\u200D(?!\u200D*[{pictograph}{skin}]))*+"
-    toned = rf"(?:\p{{Emoji_Modifier_Base}}{tail})?+[{skin}]{tail}"
-    emoji = rf"(?:{toned}|{pictograph}{tail}\uFE0F?+)"
-    tags = r"[\U000E0020-\U000E007E]+\U000E007F"
-    pictures = rf"\u200D*{emoji}(?:{tags}|(?:\u200D+{emoji})*+)"
-    flag = rf"(?:\p{{WB=Regional_Indicator}}{marks}*+){{2}}"
-    key_cap = rf"[0-9#*]{no_presentation}*\uFE0F?\u20E3{no_presentation}*+"
-    south_east_asian = rf"(?:\p{{LB=SA}}{marks}*+)+"
-    single = rf"[\p{{Script=Han}}\p{{Script=Hiragana}}]{marks}*+"
-    alternatives = (word, pictures, key_cap, flag, south_east_asian, single)
-    return regex.compile("|".join(alternatives), regex.V1)
+    tail = rf"(?:[{characters('mark')}]|\u200D(?!\u200D*[{picture}{tone}]))*+"
+    emoji = rf"(?>(?:[{characters('toned')}]{tail})?[{tone}]{tail}|[{picture}]{tail}\uFE0F?+)"
+    tags = r"[\U000E0020-\U000E007E]++\U000E007F"
+    pictures = rf"\u200D*+{emoji}(?:{tags}|(?:\u200D++{emoji})*+)"
+    key_cap = rf"[0-9#*][{characters('mark')}\u200D]*\uFE0F?\u20E3[{characters('mark')}\u200D]*+"
+    flag = f"(?:[{characters('flag')}]{marks}){{2}}"
+    south_east = f"(?:[{characters('south_east')}]{marks})++"
+    single = f"[{characters('single')}]{marks}"
+    return re.compile("|".join((word, pictures, key_cap, flag, south_east, single)))
 
 
 _UNICODE_TOKEN = _unicode_token()

@@ -175,7 +175,9 @@ class SearchIndex:
         try:
             return cls._of(_read(path))
         except (_Unreadable, OSError) as error:
-            raise DataFault(f"no search index in {path}: {error}. Remove the file and build it anew") from error
+            raise DataFault(
+                f"no search index in {path}: {error}. Remove the file and build it anew"
+            ) from error
 
     def check(self, catalog: Catalog) -> None:
         """Makes sure that this is the index of a catalogue.
