@@ -75,7 +75,10 @@ def make_panels(goals: Sequence[Goal], test_goals: int = TEST_GOALS) -> GoalPane
     """
     if test_goals < 1:
         raise ConfigFault(f"a test panel of {test_goals} goals was asked for: ask for at least 1")
-    unique = list({goal_id(goal): goal for goal in reversed(goals)}.values())[::-1]
+    by_id: dict[str, Goal] = {}
+    for goal in goals:
+        by_id.setdefault(goal_id(goal), goal)
+    unique = list(by_id.values())
     test, rest = unique[:test_goals], unique[test_goals:]
     wordings, wishes = set(map(wording, test)), set(map(_wish, test))
     train = [goal for goal in rest if wording(goal) not in wordings and _wish(goal) not in wishes]
@@ -193,9 +196,7 @@ def report_unreachable(
     for goal in goals:
         count += 1
         if goal.asin not in catalog.by_asin:
-            raise DataFault(
-                f"the goal for product {goal.asin} is not of this catalogue: load the one it is from"
-            )
+            raise DataFault(f"a goal's product {goal.asin} is not in the catalogue: load the one it is from")
         product, price = catalog.by_asin[goal.asin], catalog.prices[goal.asin]
         bought = best_purchase(product, goal, price, nouns)
         if bought.best.total != 1.0:
