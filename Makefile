@@ -13,6 +13,9 @@ PINS := pyproject.toml constraints.txt tools/install.py
 # One thread per process: two processes with two threads each on two cores run several times slower.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
+# Tests of one file share what is slow to make, so a file stays with one process.
+PARALLEL := -n logical --dist loadfile
+
 # Nothing is byte-compiled at installation. What the first process compiles, later ones find: without
 # this, an environment that forbids writing it costs every process about 25 seconds of imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -28,10 +31,10 @@ ablate: $(VENV)/.run ## run a study and report it (STUDY=experiments/quick.yaml)
 	$(BIN)/python -m envrl.experiments.ablate --study $(STUDY)
 
 test: $(VENV)/.dev ## run the fast tests
-	$(ONE_THREAD) $(BIN)/pytest -q -m "not slow"
+	$(ONE_THREAD) $(BIN)/pytest -q $(PARALLEL) -m "not slow"
 
 test-all: $(VENV)/.dev ## run all tests, those that take minutes too
-	$(ONE_THREAD) $(BIN)/pytest -q
+	$(ONE_THREAD) $(BIN)/pytest -q $(PARALLEL)
 
 lint: $(VENV)/.dev ## check style, formatting and the import rule
 	$(BIN)/ruff check

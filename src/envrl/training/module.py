@@ -14,9 +14,10 @@ from envrl.errors import PolicyFault
 from envrl.losses.dynamics import inverse_dynamics, state_prediction
 from envrl.losses.policy import clipped_surrogate, entropy_bonus, kl_k3, token_entropies, token_logprobs
 from envrl.losses.schedules import schedule_value
-from envrl.losses.terms import LossTerm, combine, gradient_alignment
+from envrl.losses.terms import LossTerm, combine
 from envrl.policy.batch import RolloutBatch, RowBatch, RowKind
 from envrl.policy.model import Policy
+from envrl.training.gradients import TermGradients
 from envrl.training.settings import LossSettings, OptimSettings
 from envrl.types import Role
 
@@ -57,7 +58,7 @@ class EnvRLModule(L.LightningModule):
         self._diagnose_every = diagnose_every
         self.updates_done = 0
         self._sums: dict[str, float] = {}
-        self._gradients: dict[str, list[Tensor]] = {}
+        self._gradients = TermGradients(list(self._trained()))
         self._started = 0.0
         self._ended = 0.0
         self._tokens = 0
@@ -76,7 +77,7 @@ class EnvRLModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Starts the accounts of an iteration."""
-        self._sums, self._gradients = {}, {}
+        self._sums, self._gradients = {}, TermGradients(list(self._trained()))
         self._tokens = 0
         self._started = 0.0
         self._ended = 0.0
@@ -128,7 +129,7 @@ class EnvRLModule(L.LightningModule):
             "update/seconds": seconds,
             "update/tokens_per_second": self._tokens / max(seconds, 1e-9),
         }
-        metrics |= self._alignment()
+        metrics |= self._gradients.metrics()
         metrics["iteration"] = float(iteration)
         self.log_dict(metrics, logger=False)
         # Not left to Lightning, which logs after the checkpoint: a run killed in between would go on
@@ -190,7 +191,7 @@ class EnvRLModule(L.LightningModule):
             with torch.set_grad_enabled(torch.is_grad_enabled() and (weights["sp"] > 0 or weights["id"] > 0)):
                 terms |= self._question_terms(batch, batch.questions, weights, terms)
         if self._diagnosing(batch.iteration):
-            self._collect_gradients(terms, weights)
+            self._gradients.add({n: t for n, t in terms.items() if n == "policy" or weights[n] > 0})
         return terms
 
     def _policy_terms(self, batch: RolloutBatch, weights: dict[str, float]) -> dict[str, LossTerm]:
@@ -275,31 +276,6 @@ class EnvRLModule(L.LightningModule):
 
     def _diagnosing(self, iteration: int) -> bool:
         return self._diagnose_every > 0 and iteration % self._diagnose_every == 0
-
-    def _collect_gradients(self, terms: dict[str, LossTerm], weights: dict[str, float]) -> None:
-        """Adds up each term's own gradient, unweighted, over the iteration's micro-batches."""
-        trained = list(self._trained())
-        for name, term in terms.items():
-            if not term.value.requires_grad or (name != "policy" and weights[name] == 0):
-                continue
-            grads = torch.autograd.grad(term.value, trained, retain_graph=True, allow_unused=True)
-            dense = [torch.zeros_like(p) if g is None else g for p, g in zip(trained, grads, strict=True)]
-            have = self._gradients.get(name)
-            self._gradients[name] = (
-                dense if have is None else [a + b for a, b in zip(have, dense, strict=True)]
-            )
-
-    def _alignment(self) -> dict[str, float]:
-        policy = self._gradients.get("policy")
-        if policy is None:
-            return {}
-        metrics = {}
-        for name, gradient in self._gradients.items():
-            result = gradient_alignment(gradient, policy)
-            metrics[f"train/grad_norm/{name}"] = result.norm_a
-            if name != "policy":
-                metrics[f"train/grad_cosine/{name}"] = result.cosine
-        return metrics
 
 
 def _eight_bit_adamw(trained: list[torch.nn.Parameter], options: dict[str, Any]) -> torch.optim.Optimizer:

@@ -209,7 +209,7 @@ def test_terms_of_weight_zero_are_measured_without_gradients(policy: Policy) -> 
     value.backward()
     # Advantages are 0 and everything else weighs nothing.
     assert all(float(p.grad.abs().max()) == 0 for p in policy.parameters() if p.grad is not None)
-    assert set(module._gradients) == {"policy"}
+    assert set(module._gradients.names) == {"policy"}
 
 
 def test_gradient_norms_and_cosines_are_those_of_each_term_alone(policy: Policy) -> None:
@@ -227,7 +227,7 @@ def test_gradient_norms_and_cosines_are_those_of_each_term_alone(policy: Policy)
     only_sp = gradient(LossSettings(sp=Schedule("constant", 1.0), entropy_coefficient=0.0), [0.0, 0.0])
     module = module_of(policy, LossSettings(sp=Schedule("constant", 0.3), entropy_coefficient=0.0), 1)
     module.training_step(batch(rows(POLICY_IDS, POLICY_ROLES, [0, 0], [2.0, -1.0], sampled(policy)), None), 0)
-    found = module._alignment()
+    found = module._gradients.metrics()
     assert found["train/grad_norm/policy"] == pytest.approx(float(only_policy.norm()), rel=1e-4)
     # Unweighted, whatever its weight.
     assert found["train/grad_norm/sp"] == pytest.approx(float(only_sp.norm()), rel=1e-4)

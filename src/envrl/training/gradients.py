@@ -1,0 +1,52 @@
+"""How long the gradient of each loss term is, and whether it pulls the policy's way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from envrl.losses.terms import LossTerm, gradient_alignment
+
+
+class TermGradients:
+    """Each term's own gradient, unweighted, summed over the micro-batches of an iteration.
+
+    Args:
+        parameters: What is trained.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self._parameters = list(parameters)
+        self._sums: dict[str, list[Tensor]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Terms that have a gradient."""
+        return tuple(self._sums)
+
+    def add(self, terms: Mapping[str, LossTerm]) -> None:
+        """Adds the gradients of a micro-batch; the graph stays, for the update itself."""
+        for name, term in terms.items():
+            if not term.value.requires_grad:
+                continue
+            found = torch.autograd.grad(term.value, self._parameters, retain_graph=True, allow_unused=True)
+            dense = [
+                torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, found, strict=True)
+            ]
+            have = self._sums.get(name)
+            self._sums[name] = dense if have is None else [a + b for a, b in zip(have, dense, strict=True)]
+
+    def metrics(self) -> dict[str, float]:
+        """Norm of every term's gradient and its cosine with the policy's; empty if nothing was added."""
+        policy = self._sums.get("policy")
+        if policy is None:
+            return {}
+        metrics = {}
+        for name, gradient in self._sums.items():
+            result = gradient_alignment(gradient, policy)
+            metrics[f"train/grad_norm/{name}"] = result.norm_a
+            if name != "policy":
+                metrics[f"train/grad_cosine/{name}"] = result.cosine
+        return metrics
