@@ -21,10 +21,11 @@ ANALYZER_VERSION = 1
 MAX_TOKEN_LENGTH = 255
 """Characters; a longer run is cut into pieces of at most this length."""
 
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there "
-    "these they this to was will with".split()
+_STOP_WORDS = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
+    "they this to was will with"
 )
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 _ASCII_TOKEN = re.compile(
     # Underscores may lead, but a letter or digit must follow; inside, a point, colon or quote between
@@ -45,7 +46,7 @@ def _unicode_token() -> re.Pattern[str]:
     joiner = f"(?:[{characters('joiner')}]{marks})"
     item = (
         f"""(?>{hebrew}"{marks}{hebrew}|{hebrew}'{marks}"""
-        f"|{letter}{marks}(?:{mid_letter}(?={letter}))?+|{digit}{marks}(?:{mid_digit}(?={digit}))?+)"
+        f"|{letter}{marks}(?:{mid_letter}{letter}{marks})*+|{digit}{marks}(?:{mid_digit}{digit}{marks})*+)"
     )
     katakana = f"[{characters('katakana')}]{marks}"
     run = f"(?>{item}(?:{joiner}*+{item})*+|{katakana}(?:{joiner}*+{katakana})*+)"
@@ -53,10 +54,11 @@ def _unicode_token() -> re.Pattern[str]:
 
     picture, tone = characters("picture"), characters("tone")
     # A zero-width joiner before another emoji belongs to the sequence, any other one to the emoji before.
-    tail = rf"(?:[{characters('mark')}]|\u200D(?!\u200D*[{picture}{tone}]))*+"
-    emoji = rf"(?>(?:[{characters('toned')}]{tail})?[{tone}]{tail}|[{picture}]{tail}\uFE0F?+)"
+    tail = rf"(?:[{characters('mark')}]|\u200D(?!\u200D*[{picture}]|[{tone}]))*+"
+    pictured = rf"\u200D*+(?>[{characters('toned')}]{tail}[{tone}]{tail}|[{picture}]{tail}\uFE0F?+)"
+    emoji = f"(?:{pictured}|[{tone}]{tail})"
     tags = r"[\U000E0020-\U000E007E]++\U000E007F"
-    pictures = rf"\u200D*+{emoji}(?:{tags}|(?:\u200D++{emoji})*+)"
+    pictures = rf"{emoji}(?:{tags}|(?:\u200D{emoji})*+)"
     key_cap = rf"[0-9#*][{characters('mark')}\u200D]*\uFE0F?\u20E3[{characters('mark')}\u200D]*+"
     flag = f"(?:[{characters('flag')}]{marks}){{2}}"
     south_east = f"(?:[{characters('south_east')}]{marks})++"

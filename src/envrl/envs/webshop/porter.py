@@ -57,7 +57,8 @@ def stem(word: str) -> str:
     Returns:
         The stem; the word itself if it has at most two characters.
     """
-    if len(word) <= 2:
+    # Lucene counts in UTF-16, where a letter beyond U+FFFF has length two.
+    if len(word) < 2 or (len(word) == 2 and max(word) <= "\uffff"):
         return word
     word = _past(_plural(word))
     if word.endswith("y") and "v" in _shape(word[:-1]):
