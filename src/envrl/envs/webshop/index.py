@@ -13,6 +13,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def lossy_lengths(lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     beyond = np.maximum(lengths.astype(np.int64) - 24, 0)
     bits = np.frexp(beyond.astype(np.float64))[1]  # digits of the binary number; 0 for 0
     dropped = np.maximum(bits - 4, 0)
-    return np.minimum(lengths, 24) + ((beyond >> dropped) << dropped)
+    rounded: NDArray[np.int64] = np.minimum(lengths, 24) + ((beyond >> dropped) << dropped)
+    return rounded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +73,7 @@ class SearchIndex:
     Attributes:
         postings: Which term occurs how often in which document.
         numbers: Term to its number.
+        bounds: Term number to where its postings start and end.
         ranks: ``(documents,)``, place of each identifier in byte order, which breaks ties.
         weights: ``(terms,)``, inverse document frequency.
         saturations: ``(postings,)``, ``1 + count * norm``, where norm falls with the document's length.
@@ -78,6 +81,7 @@ class SearchIndex:
 
     postings: Postings
     numbers: dict[str, int]
+    bounds: list[tuple[int, int]]
     ranks: NDArray[np.int32]
     weights: NDArray[np.float32]
     saturations: NDArray[np.float32]
@@ -106,7 +110,9 @@ class SearchIndex:
         saturations = norms[postings.documents]
         saturations *= postings.counts
         saturations += one
-        return cls(postings, {t: n for n, t in enumerate(postings.terms)}, ranks, weights, saturations)
+        numbers = {word: number for number, word in enumerate(postings.terms)}
+        bounds = list(pairwise(starts.tolist()))
+        return cls(postings, numbers, bounds, ranks, weights, saturations)
 
     def search(self, query: str, k: int = RESULTS) -> tuple[str, ...]:
         """Finds the documents that share terms with a query.
@@ -123,22 +129,28 @@ class SearchIndex:
         wanted = Counter(number for number in found if number is not None)
         if not wanted:
             return ()
-        scores = np.zeros(len(self.postings.asins))
-        for number, times in wanted.items():
-            span = slice(self.postings.starts[number], self.postings.starts[number + 1])
-            weight = np.float32(times) * self.weights[number]
-            scores[self.postings.documents[span]] += weight - weight / self.saturations[span]
+        numbers = list(wanted)
+        spans = [slice(*self.bounds[number]) for number in numbers]
+        sizes = [span.stop - span.start for span in spans]
+        weights = self.weights[numbers] * np.fromiter(wanted.values(), np.float32)
+        weights = weights.repeat(sizes)
+        weights -= weights / np.concatenate([self.saturations[span] for span in spans])
+        hits = np.concatenate([self.postings.documents[span] for span in spans])
+        scores = np.bincount(hits, weights)  # adds in double precision
         return self._best(scores.astype(np.float32), k)
 
     def _best(self, scores: NDArray[np.float32], k: int) -> tuple[str, ...]:
-        hits = np.flatnonzero(scores)
+        hits = scores.nonzero()[0]
         reached = scores[hits]
         if len(hits) > k:
             # All that tie with the last one stay in until the identifiers have decided.
-            enough = reached >= np.partition(reached, len(hits) - k)[len(hits) - k]
+            ordered = reached.copy()
+            ordered.partition(len(hits) - k)
+            enough = reached >= ordered[len(hits) - k]
             hits, reached = hits[enough], reached[enough]
         order = np.lexsort((self.ranks[hits], -reached))[:k]
-        return tuple(self.postings.asins[number] for number in hits[order].tolist())
+        asins = self.postings.asins
+        return tuple([asins[number] for number in hits[order].tolist()])
 
     def save(self, path: Path) -> None:
         """Writes the index as ``.npz``, whole or not at all.

@@ -147,8 +147,9 @@ def _merge(blocks: list[_Block], asins: tuple[str, ...], terms: tuple[str, ...],
     counts = np.empty(starts[-1], np.result_type(*(block.counts.dtype for block in blocks)))
     lengths = np.concatenate([block.lengths for block in blocks])
     free = starts[:-1].copy()
-    for place, block in enumerate(blocks):
-        blocks[place] = _Block(*(np.zeros(0, np.int32),) * 4)
+    blocks.reverse()
+    while blocks:
+        block = blocks.pop()
         held = np.bincount(block.terms, minlength=len(terms))
         before = np.cumsum(held) - held
         target = (free - before)[block.terms] + np.arange(len(block.terms))
