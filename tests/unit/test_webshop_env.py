@@ -40,7 +40,7 @@ def test_an_episode_is_shown_as_in_the_published_protocol(env):
     assert item.admissible[-3:] == ("click[buy now]", "click[red]", "click[blue]")
     again = env.step("click[red]")
     assert (again.observation, again.reward, again.terminated) == (item, 0.0, False)
-    assert again.info == {"won": False, "task_score": 0.0}
+    assert again.info == {"won": False, "task_score": 0.0, "admissible": True}
     last = env.step("click[buy now]")
     assert last.observation.text.startswith("Thank you for shopping with us! [SEP] Your code: [SEP] None")
     assert last.observation.admissible == ()
@@ -60,12 +60,23 @@ def test_a_purchase_that_is_not_perfect_ends_the_episode_unrewarded(env):
         env.step("search[oak]")
 
 
+def test_searches_are_admissible_where_the_page_has_a_search_bar(env):
+    env.reset(goal_games(GOALS, "test")[0], seed=0)
+    assert env.step("search[]").info["admissible"] is False
+    assert env.step("search[oak]").info["admissible"] is True
+    second = env.step("search[table]")
+    assert second.info["admissible"] is False
+    assert "'Page 1 (Total results: 2)'" in second.observation.text  # carried out all the same
+    assert env.step("click[B000000002]").info["admissible"] is True
+    assert env.step("click[red] please").info["admissible"] is True
+
+
 def test_the_step_limit_scores_nothing(env):
     env.reset(goal_games(GOALS, "test", max_steps=2)[0], seed=0)
     assert not env.step("search[oak]").truncated
     last = env.step("click[b000000001]")
     assert (last.truncated, last.terminated) == (True, False)
-    assert last.info == {"won": False, "task_score": 0.0}
+    assert last.info == {"won": False, "task_score": 0.0, "admissible": True}
 
 
 def test_a_task_with_a_separator_does_no_harm(env):

@@ -63,6 +63,7 @@ class WebShopEnv:
         self._shop = shop
         self._session: ShopSession | None = None
         self._steps_left = 0
+        self._admissible: tuple[str, ...] = ()
 
     def reset(self, game: Game, seed: int) -> Observation:
         """Starts an episode; ``seed`` matters only to searches for random products (``<r>``).
@@ -74,11 +75,15 @@ class WebShopEnv:
         session = ShopSession(self._shop, random.Random(seed))
         session.reset(place)
         self._session, self._steps_left = session, game.max_steps
+        self._admissible = _admissible(session)
         task = session.session_state.goal.instruction_text
-        return Observation(f"{self._page_text(session)}\n\n{_TASK_MARK}{task}", _admissible(session))
+        return Observation(f"{self._page_text(session)}\n\n{_TASK_MARK}{task}", self._admissible)
 
     def step(self, action: str) -> StepResult:
-        """Carries out an action; ``info`` has won, task_score, and after a purchase its reward_parts.
+        """Carries out an action.
+
+        ``info`` has won, task_score, admissible (searches are, with any words, where there is a search
+        bar), and after a purchase its reward_parts.
 
         Raises:
             EnvFault: Before the first ``reset`` or after the end of the episode.
@@ -86,18 +91,20 @@ class WebShopEnv:
         session = self._session
         if session is None:
             raise EnvFault("step() without a running episode; call reset(game, seed) first")
-        step = session.step(action)
+        admissible = admits(self._admissible, action)
+        outcome = session.act(action)
         self._steps_left -= 1
-        won = step.done and step.reward == 1.0
-        truncated = not step.done and self._steps_left <= 0
-        info: dict[str, object] = {"won": won, "task_score": step.reward}
+        won = outcome.done and outcome.reward == 1.0
+        truncated = not outcome.done and self._steps_left <= 0
+        info: dict[str, object] = {"won": won, "task_score": outcome.reward, "admissible": admissible}
         details = session.session_state.details
-        if step.done and details is not None:
+        if outcome.done and details is not None:
             info["reward_parts"] = details.as_dict()
-        observation = Observation(self._page_text(session), _admissible(session))
-        if step.done or truncated:
+        self._admissible = _admissible(session)
+        observation = Observation(self._page_text(session), self._admissible)
+        if outcome.done or truncated:
             self._session = None
-        return StepResult(observation, 1.0 if won else 0.0, step.done, truncated, info)
+        return StepResult(observation, 1.0 if won else 0.0, outcome.done, truncated, info)
 
     def close(self) -> None:
         """Drops the episode; the environment can be reset again."""

@@ -22,8 +22,7 @@ def _shown(text: str) -> str | None:
 
 def segments(nodes: Iterable[Node]) -> tuple[str, ...]:
     """The texts of mode ``text``, without blanks around them; some may be empty."""
-    shown = (_shown(node.text) for node in nodes)
-    return tuple(text.strip() for text in shown if text is not None)
+    return tuple([shown.strip() for node in nodes if (shown := _shown(node.text)) is not None])
 
 
 def text(nodes: Iterable[Node]) -> str:

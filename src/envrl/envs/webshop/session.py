@@ -73,12 +73,23 @@ class SessionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an action led to; ``reward`` in [0, 1] is that of the purchase, 0 for every other action."""
+
+    reward: float
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ShopStep:
-    """Answer to one action; ``reward`` in [0, 1] is that of the purchase, 0 for every other action."""
+    """Answer to one action: what is shown now, and reward and end as :class:`Outcome` has them."""
 
     observation: str
     reward: float
     done: bool
+
+
+_NOTHING = Outcome(0.0, False)
 
 
 class ShopSession:
@@ -150,18 +161,26 @@ class ShopSession:
         Raises:
             EnvFault: Before the first ``reset``.
         """
+        outcome = self.act(action)
+        return ShopStep(self._remember(action), outcome.reward, outcome.done)
+
+    def act(self, action: str) -> Outcome:
+        """Carries out an action like :meth:`step`, without working out what is shown; it enters no history.
+
+        Raises:
+            EnvFault: Before the first ``reset``.
+        """
         state = self.session_state
         parsed = parse_action(action)
-        reward, done = 0.0, False
         if parsed is not None and parsed.name == "search":
             self._search(state, tuple(parsed.argument.split(" ")), 1)
         elif parsed is not None and parsed.name == "click" and parsed.argument != "search":
             targets = self.shop.clicks(self._page).targets
             if parsed.argument in targets:
                 self._click(state, parsed.argument, targets[parsed.argument])
-                done = isinstance(self._page, DonePage)
-                reward = self._page.score if isinstance(self._page, DonePage) else 0.0
-        return ShopStep(self._remember(action), reward, done)
+                if isinstance(self._page, DonePage):
+                    return Outcome(self._page.score, True)
+        return _NOTHING
 
     @property
     def session_state(self) -> SessionState:
