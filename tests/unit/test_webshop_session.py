@@ -17,7 +17,7 @@ from envrl.envs.webshop.session import SessionSettings, ShopSession
 from envrl.envs.webshop.sessions import SessionStore
 from envrl.envs.webshop.shop import Shop
 from envrl.errors import ConfigFault, DataFault, EnvFault
-from unit.webshop_shops import customer, goal, human_shop, play, product, shop_of
+from unit.webshop_shops import EverythingInOrder, customer, goal, human_shop, play, product, shop_of
 
 STOOL = "click[b000000001]"
 
@@ -100,10 +100,11 @@ def test_no_action_raises(actions):
 
 
 def test_a_whole_episode():
-    session = customer(shop_of([product(), product("B000000002")]))
+    index = EverythingInOrder(["B000000001", "B000000002"])
+    session = customer(shop_of([product(), product("B000000002")], index=index))
     play(session, "search[Oak  Stool]")
     assert session.page == ResultsPage(("oak", "", "stool"), 1, 2, ("B000000001", "B000000002"))
-    assert session.shop.index.queries == ["oak  stool"]
+    assert index.queries == ["oak  stool"]
     play(session, "click[B000000001]", "click[Red]", "click[features]")
     assert session.page == SubPage(
         ItemPage("B000000001", ("oak", "", "stool"), 1, {"color": "red"}), "Features"
@@ -184,7 +185,8 @@ def test_special_searches_come_in_catalogue_order():
         product("B000000002", category="beauty", query="oak stools", attributes=("soft touch",)),
         product("B000000003", category="garden", query="stools", attributes=("soft",)),
     ]
-    session = customer(shop_of(products))
+    index = EverythingInOrder([sold.asin for sold in products])
+    session = customer(shop_of(products, index=index))
 
     def found(query):
         return play(session, f"search[{query}]").page.asins
@@ -194,9 +196,9 @@ def test_special_searches_come_in_catalogue_order():
     assert found("<a> soft") == ("B000000001", "B000000003")
     assert found("<a> soft touch ") == ("B000000002",)
     assert found("<a>") == found("<c>") == found("<c> ") == found("<q> nothing") == ()
-    assert session.shop.index.queries == []
+    assert index.queries == []
     assert found("all <a> soft") == ("B000000001", "B000000002", "B000000003")
-    assert session.shop.index.queries == ["all <a> soft"]
+    assert index.queries == ["all <a> soft"]
 
 
 def test_random_searches_are_drawn_anew_for_every_page():
@@ -217,9 +219,8 @@ def test_random_searches_in_a_small_shop_find_all_of_it():
 
 
 def test_hits_that_are_not_in_the_catalogue_are_dropped():
-    shop = shop_of([product()])
-    shop.index.asins = ("B999999999", "B000000001")
-    session = play(customer(shop), "search[a]")
+    index = EverythingInOrder(["B999999999", "B000000001"])
+    session = play(customer(shop_of([product()], index=index)), "search[a]")
     assert (session.page.asins, session.page.total) == (("B000000001",), 1)
 
 
@@ -356,7 +357,9 @@ def test_settings_that_mean_nothing_are_refused():
         SessionStore(0)
     shop = shop_of([product()])
     with pytest.raises(DataFault, match="no goals"):
-        Shop(shop.catalog, [], shop.index)
+        Shop(shop.catalog, [], EverythingInOrder([product().asin]))  # type: ignore[arg-type]
+    with pytest.raises(DataFault, match="index lacks 1 of 1 products"):
+        shop_of([product()], index=EverythingInOrder([]))
 
 
 def test_a_customer_must_come_in_first():

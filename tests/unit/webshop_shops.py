@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from functools import cache
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Any
 
 from envrl.envs.webshop.goals import human_goals, read_human
@@ -56,18 +57,24 @@ def goal(of: Product | None = None, **changes: Any) -> Goal:
 
 
 class EverythingInOrder:
-    """A search that finds every product, in catalogue order, whatever is asked; notes the queries."""
+    """An index that finds every product, in catalogue order, whatever is asked; notes the queries."""
 
     def __init__(self, asins: Sequence[str]) -> None:
         self.asins = tuple(asins)
         self.queries: list[str] = []
+        self.postings = SimpleNamespace(asins=self.asins)
 
     def search(self, query: str, k: int = 50) -> tuple[str, ...]:
         self.queries.append(query)
         return self.asins[:k]
 
 
-def shop_of(products: Sequence[Product], goals: Sequence[Goal] | None = None, **settings: Any) -> Shop:
+def shop_of(
+    products: Sequence[Product],
+    goals: Sequence[Goal] | None = None,
+    index: EverythingInOrder | None = None,
+    **settings: Any,
+) -> Shop:
     """A shop whose search finds everything; prices are the first of each product."""
     by_attribute: dict[str, tuple[str, ...]] = {}
     for sold in products:
@@ -76,8 +83,8 @@ def shop_of(products: Sequence[Product], goals: Sequence[Goal] | None = None, **
     by_asin = {sold.asin: sold for sold in products}
     prices = {sold.asin: sold.pricing[0] for sold in products}
     catalog = Catalog(tuple(products), by_asin, prices, by_attribute)
-    index = EverythingInOrder([sold.asin for sold in products])
-    return Shop(catalog, goals or [goal(products[0])], index, **settings)
+    index = index or EverythingInOrder([sold.asin for sold in products])
+    return Shop(catalog, goals or [goal(products[0])], index, **settings)  # type: ignore[arg-type]
 
 
 def customer(

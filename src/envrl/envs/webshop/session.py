@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from string import ascii_lowercase
-from typing import Literal, SupportsIndex, get_args
+from typing import SupportsIndex
 
 from envrl.envs.webshop import html, render
 from envrl.envs.webshop.actions import parse_action
@@ -29,47 +29,16 @@ from envrl.envs.webshop.pages import (
     body_nodes,
     head_nodes,
 )
-from envrl.envs.webshop.sessions import SessionState, SessionStore
+from envrl.envs.webshop.records import Goal
+from envrl.envs.webshop.sessions import SessionSettings, SessionState, SessionStore
 from envrl.envs.webshop.shop import Shop
-from envrl.errors import ConfigFault, EnvFault
+from envrl.errors import EnvFault
 
-Mode = Literal["text", "text_rich", "url", "html"]
+__all__ = ["Outcome", "SessionSettings", "ShopSession", "ShopStep"]
+
 _BACK, _PREVIOUS, _NEXT, _BUY = (name.lower() for name in (BACK, PREVIOUS, NEXT, BUY))
 _SUB_PAGES: Mapping[str, str] = {name.lower(): name for name in SUB_PAGES}
 _NAME_LENGTH = 10
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """How a customer sees the shop.
-
-    Attributes:
-        mode: What an observation is: ``text``, ``text_rich``, ``url`` or ``html``.
-        previous_observations: Earlier observations shown before the current one; 0 shows none.
-        previous_actions: Earlier actions shown between them; 0 shows none.
-        session_prefix: Put before every session's name.
-        instruction: Instruction in place of the one of every goal; None keeps the goals' own.
-    """
-
-    mode: Mode = "text"
-    previous_observations: int = 0
-    previous_actions: int = 0
-    session_prefix: str = ""
-    instruction: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuses unknown modes and negative counts.
-
-        Raises:
-            ConfigFault: The mode is unknown or a count is negative.
-        """
-        if self.mode not in get_args(Mode):
-            raise ConfigFault(f"unknown observation mode {self.mode!r}: use {', '.join(get_args(Mode))}")
-        if min(self.previous_observations, self.previous_actions) < 0:
-            raise ConfigFault(
-                f"{self.previous_observations} previous observations and {self.previous_actions} previous "
-                "actions: give numbers >= 0"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +58,7 @@ class ShopStep:
     done: bool
 
 
-_NOTHING = Outcome(0.0, False)
+_NOTHING = Outcome(0.0, done=False)
 
 
 class ShopSession:
@@ -138,11 +107,7 @@ class ShopSession:
         session_id = self._settings.session_prefix + name
         known = self._store.get(session_id) if self._store is not None else None
         if known is None:
-            if isinstance(session, SupportsIndex):
-                goal = self.shop.goal(session)
-            else:
-                goal = self.shop.draw_goal(self._rng)
-            known = SessionState(session_id, goal)
+            known = SessionState(session_id, self._goal_of(session))
         if self._settings.instruction is not None:
             known = replace(known, goal=replace(known.goal, instruction_text=self._settings.instruction))
         self._move(StartPage(), known.restarted())
@@ -179,7 +144,7 @@ class ShopSession:
             if parsed.argument in targets:
                 self._click(state, parsed.argument, targets[parsed.argument])
                 if isinstance(self._page, DonePage):
-                    return Outcome(self._page.score, True)
+                    return Outcome(self._page.score, done=True)
         return _NOTHING
 
     @property
@@ -237,13 +202,17 @@ class ShopSession:
     @property
     def html(self) -> str:
         """The page that is open as HTML."""
-        return html.page_html(
-            self._page, self._instruction, self.shop.catalog.by_asin, self.shop.show_attributes
-        )
+        products = self.shop.catalog.by_asin
+        return html.page_html(self._page, self._instruction, products, self.shop.show_attributes)
 
     @property
     def _instruction(self) -> str:
         return self.session_state.goal.instruction_text
+
+    def _goal_of(self, session: SupportsIndex | str | None) -> Goal:
+        return (
+            self.shop.goal(session) if isinstance(session, SupportsIndex) else self.shop.draw_goal(self._rng)
+        )
 
     def _draw_name(self) -> str:
         return "".join(self._rng.choices(ascii_lowercase, k=_NAME_LENGTH))

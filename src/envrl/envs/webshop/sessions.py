@@ -1,4 +1,4 @@
-"""What a shop remembers of its customers, one record per session."""
+"""How customers see a shop, and what the shop remembers of them, one record per session."""
 
 from __future__ import annotations
 
@@ -6,13 +6,47 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import Any
+from typing import Any, Literal, get_args
 
 from envrl.envs.webshop.records import Goal
 from envrl.envs.webshop.reward import RewardDetails
 from envrl.errors import ConfigFault
 
+Mode = Literal["text", "text_rich", "url", "html"]
 REMEMBERED_SESSIONS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How a customer sees the shop.
+
+    Attributes:
+        mode: What an observation is: ``text``, ``text_rich``, ``url`` or ``html``.
+        previous_observations: Earlier observations shown before the current one; 0 shows none.
+        previous_actions: Earlier actions shown between them; 0 shows none.
+        session_prefix: Put before every session's name.
+        instruction: Instruction in place of the one of every goal; None keeps the goals' own.
+    """
+
+    mode: Mode = "text"
+    previous_observations: int = 0
+    previous_actions: int = 0
+    session_prefix: str = ""
+    instruction: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses unknown modes and negative counts.
+
+        Raises:
+            ConfigFault: The mode is unknown or a count is negative.
+        """
+        if self.mode not in get_args(Mode):
+            raise ConfigFault(f"unknown observation mode {self.mode!r}: use {', '.join(get_args(Mode))}")
+        if min(self.previous_observations, self.previous_actions) < 0:
+            raise ConfigFault(
+                f"{self.previous_observations} previous observations and {self.previous_actions} previous "
+                "actions: give numbers >= 0"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Protocol, SupportsIndex
+from typing import SupportsIndex
 
 from envrl.envs.webshop.goal_sets import goal_id
+from envrl.envs.webshop.index import SearchIndex
 from envrl.envs.webshop.nouns import NounTagger, built_in_nouns
 from envrl.envs.webshop.ordering import random_index
 from envrl.envs.webshop.pages import (
@@ -29,19 +30,11 @@ from envrl.envs.webshop.pages import (
 from envrl.envs.webshop.records import Catalog, Goal
 from envrl.envs.webshop.render import segments
 from envrl.envs.webshop.reward import RewardDetails, purchase_reward
+from envrl.envs.webshop.search import Search
 from envrl.errors import ConfigFault, DataFault
 
-MOST_RESULTS = 50
 REMEMBERED = 8192
-"""Products and queries whose texts and results a shop remembers; the longest unused are forgotten first."""
-
-
-class ProductSearch(Protocol):
-    """What the shop needs of a search index."""
-
-    def search(self, query: str, k: int = 50) -> tuple[str, ...]:
-        """Identifiers of at most ``k`` products, best first."""
-        ...
+"""Products whose texts a shop remembers; the longest unused are forgotten first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +57,6 @@ _SUB_PAGE = Clicks(Available(False, tuple(_BUTTONS_ONLY)), _BUTTONS_ONLY)
 _DONE = Clicks(Available(False, ()), {})
 
 
-def _shelves(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
-    for name, asin in pairs:
-        found.setdefault(name, []).append(asin)
-    return {name: tuple(asins) for name, asins in found.items()}
-
-
 class Shop:
     """A catalogue with its search and its goals. No episode changes it, so all of a process share one.
 
@@ -82,14 +68,14 @@ class Shop:
         nouns: Noun tagger of the reward.
 
     Raises:
-        DataFault: There is no goal.
+        DataFault: There is no goal, or the index is not of this catalogue.
     """
 
     def __init__(
         self,
         catalog: Catalog,
         goals: Sequence[Goal],
-        index: ProductSearch,
+        index: SearchIndex,
         *,
         show_attributes: bool = False,
         nouns: NounTagger = built_in_nouns,
@@ -98,15 +84,12 @@ class Shop:
             raise DataFault("the shop has no goals: load human instructions, or products with instructions")
         self.catalog = catalog
         self.goals = tuple(goals)
-        self.index = index
+        self.search = Search(catalog, index)
         self.show_attributes = show_attributes
         self.nouns = nouns
         self.cumulative_weights = tuple(accumulate((goal.weight for goal in self.goals), initial=0.0))
-        self._departments = _shelves((p.category, p.asin) for p in catalog.products)
-        self._queries = _shelves((p.query, p.asin) for p in catalog.products)
         self._places: dict[str, int] | None = None
         remembering = lru_cache(maxsize=REMEMBERED)
-        self._found = remembering(self._search)
         self._listing = remembering(self._make_listing)
         self._item = remembering(self._make_item)
         self._item_clicks = remembering(self._make_item_clicks)
@@ -146,31 +129,9 @@ class Shop:
                 "was made from"
             ) from error
 
-    def results(self, keywords: Sequence[str], rng: random.Random) -> tuple[str, ...]:
-        """Everything a search finds, best first.
-
-        Args:
-            keywords: The query, split at blanks. The first may be ``<r>`` (50 random products), ``<c>``
-                (a department), ``<q>`` (a search phrase) or ``<a>`` (an attribute); these three come in
-                catalogue order and without limit.
-            rng: Draws the random products, anew in every call.
-        """
-        first, rest = keywords[0], keywords[1:]
-        if first == "<r>":
-            products = self.catalog.products
-            return tuple(p.asin for p in rng.sample(products, min(MOST_RESULTS, len(products))))
-        if first == "<c>":
-            return self._departments.get(rest[0].strip(), ()) if rest else ()
-        phrase = " ".join(rest).strip()
-        if first == "<q>":
-            return self._queries.get(phrase, ())
-        if first == "<a>":
-            return self.catalog.by_attribute.get(phrase, ())
-        return self._found(" ".join(keywords))
-
     def results_page(self, keywords: Sequence[str], number: int, rng: random.Random) -> ResultsPage:
-        """One page of a search."""
-        found = self.results(keywords, rng)
+        """One page of a search; see :meth:`envrl.envs.webshop.search.Search.results`."""
+        found = self.search.results(keywords, rng)
         start = (number - 1) * RESULTS_PER_PAGE
         return ResultsPage(tuple(keywords), number, len(found), found[start : start + RESULTS_PER_PAGE])
 
@@ -202,10 +163,6 @@ class Shop:
         """What buying a product is worth to a customer with this goal."""
         product, price = self.catalog.by_asin[asin], self.catalog.prices[asin]
         return purchase_reward(product, goal, price, options, self.nouns)
-
-    def _search(self, query: str) -> tuple[str, ...]:
-        found = self.index.search(query, MOST_RESULTS)
-        return tuple(asin for asin in found if asin in self.catalog.by_asin)
 
     def _make_listing(self, asin: str) -> tuple[str, ...]:
         return segments(listing_nodes(self.catalog.by_asin[asin]))
