@@ -89,7 +89,8 @@ class StepResult:
     """Outcome of one environment step.
 
     ``terminated``: the game itself ended. ``truncated``: a limit ended it. ``info`` holds at least
-    ``won: bool`` and ``task_score: float`` in [0, 1].
+    ``won: bool`` and ``task_score: float`` in [0, 1]. An environment whose list of admissible commands
+    can't name them all (a search takes any words) says by ``admissible: bool`` whether this one was.
     """
 
     observation: Observation

@@ -23,7 +23,7 @@ from envrl.envs.base import TextEnv
 from envrl.errors import ConfigFault, DataFault, EnvrlError
 from envrl.experiments import run, runner
 from envrl.experiments.config import RunConfig, config_from
-from envrl.experiments.games import environment_factory
+from envrl.experiments.games import GameSets, environment_factory, game_sets
 from envrl.experiments.preflight import preflight
 from envrl.experiments.run import execute_run
 from envrl.experiments.runner import RunPlace
@@ -224,6 +224,7 @@ CASES: dict[str, Case] = {
     "prompt.form": Case("reasoned"),
     "prompt.history": Case(0, given=STEPS),
     "prompt.show_admissible": Case(True),
+    "prompt.domain": Case("webshop", given={"prompt.form": "reasoned"}),
     "policy.lora.enabled": Case(False, ("weights",)),
     "policy.lora.rank": Case(3, ("weights",)),
     "policy.lora.alpha": Case(16.0, ("weights",)),
@@ -282,7 +283,11 @@ CASES: dict[str, Case] = {
     "evaluation.every": Case(2, ("record",)),
 }
 ELSEWHERE = {
-    "env.name": "has one value",
+    "env.name": "test_the_name_decides_what_is_played",
+    "env.webshop.products": "test_the_shop_is_the_one_described",
+    "env.webshop.goals": "test_the_shop_is_the_one_described",
+    "env.webshop.test_goals": "test_the_shop_is_the_one_described",
+    "env.webshop.catalogue": "test_official_products_come_from_their_folder",
     "env.backend": "test_the_backend_decides_who_plays",
     "env.games": "test_official_games_come_from_their_folder",
     "policy.model": "test_the_model_is_the_one_named",
@@ -336,6 +341,45 @@ def test_the_backend_decides_who_plays() -> None:
 
     assert maker("native") is AlfworldEnv
     assert maker("textworld").__name__ == "TextWorldEnv"
+
+
+SHOP = {"env": {"name": "webshop", "webshop": {"products": 60, "test_goals": 20}}, "evaluation": {"games": 5}}
+
+
+def shop_games(**changes: Any) -> GameSets:
+    config = config_from(SHOP, changes)
+    return game_sets(config.env, config.evaluation)
+
+
+def test_the_name_decides_what_is_played() -> None:
+    games = shop_games()
+    assert {g.env for g in (*games.training, *games.panel.games)} == {"webshop"}
+    assert {g.max_steps for g in games.panel.games} == {15}
+    env = environment_factory(config_from(SHOP).env)()
+    assert env.reset(games.panel.games[0], 0).admissible == ("search[<your query>]", "click[search]")
+    with pytest.raises(ConfigFault, match=r"env\.receptacles is 4, which only alfworld knows"):
+        shop_games(**{"env.receptacles": 4})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("env.webshop.products", 50), ("env.webshop.goals", "human"), ("env.webshop.test_goals", 10)],
+)
+def test_the_shop_is_the_one_described(name: str, value: Any) -> None:
+    def wishes(games: GameSets) -> set[str]:
+        return {g.game_id for g in (*games.training, *games.panel.games)}
+
+    assert wishes(shop_games()) == wishes(shop_games())
+    assert wishes(shop_games()) != wishes(shop_games(**{name: value}))
+
+
+def test_official_products_come_from_their_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WEBSHOP_DATA", str(tmp_path))
+    official = {"env.games": "official"}
+    with pytest.raises(DataFault, match=r"items_shuffle_1000\.json: download it from"):
+        shop_games(**official)
+    with pytest.raises(DataFault, match=r"items_shuffle\.json: download it from"):
+        shop_games(**official, **{"env.webshop.catalogue": "full"})
 
 
 def test_official_games_come_from_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ Every field is a line of ``--help``; unknown keys are refused; ``--print_config`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -16,48 +16,95 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from envrl.envs.alfworld.furnish import RoomSettings
 from envrl.envs.alfworld.rooms import TASK_TYPES
 from envrl.errors import ConfigFault
-from envrl.policy.settings import PolicySettings, SamplingSettings
+from envrl.policy.settings import PolicySettings, SamplingSettings, embedded_policy
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.training.settings import LossSettings, OptimSettings
 
 
 @dataclass(frozen=True)
+class WebShopSettings:
+    """The shop, where `env.name` is webshop."""
+
+    products: int = 1000
+    """Products of the invented catalogue (`env.games: generated`)."""
+    catalogue: Literal["small", "full"] = "small"
+    """Official files (`env.games: official`): the 1,000 or the 1.18 million products."""
+    goals: Literal["synthetic", "human"] = "synthetic"
+    """Instructions made from attributes and options, or written by people."""
+    test_goals: int = 500
+    """Goals set apart for the panel; training goals share no wish and no wording with them."""
+
+    def __post_init__(self) -> None:
+        for name in ("products", "test_goals"):
+            if getattr(self, name) < 1:
+                raise ConfigFault(f"env.webshop.{name} is {getattr(self, name)}; use at least 1")
+
+
+_MOST_STEPS = {"alfworld": 12, "webshop": 15}
+"""Default limit of an episode: enough for small rooms; WebShop's published one."""
+
+
+@dataclass(frozen=True)
 class EnvSettings:
     """Games to train on."""
 
-    name: Literal["alfworld"] = "alfworld"
+    name: Literal["alfworld", "webshop"] = "alfworld"
     """Environment."""
     backend: Literal["native", "textworld"] = "native"
-    """native: the built-in engine; textworld: the alfworld package's own stack (a thousand times slower)."""
+    """ALFWorld. native: the built-in engine; textworld: the alfworld package's own stack (a thousand times
+    slower)."""
     games: Literal["generated", "official"] = "generated"
-    """generated: made on first use, no download; official: the real games below ALFWORLD_DATA."""
+    """generated: made on first use, no download; official: the real ones, below ALFWORLD_DATA or
+    WEBSHOP_DATA."""
     train_games: int | None = 256
-    """Training games; null takes all of them (official games only)."""
+    """Training games; null takes all of them (not of ALFWorld's generated games, which have no end)."""
     receptacles: int | None = 6
-    """Pieces of furniture of generated rooms; null keeps all of a scene."""
+    """ALFWorld: pieces of furniture of generated rooms; null keeps all of a scene."""
     objects_per_receptacle: float | None = 1.2
-    """Mean number of objects on a receptacle of generated rooms; null fills them like official games."""
+    """ALFWorld: mean number of objects on a receptacle of generated rooms; null fills them like official
+    games."""
     task_types: tuple[str, ...] = TASK_TYPES
-    """Task types of generated games, each equally likely."""
-    max_steps: int = 12
-    """Environment steps after which an episode is truncated."""
+    """ALFWorld: task types of generated games, each equally likely."""
+    max_steps: int | None = None
+    """Environment steps after which an episode is truncated; null: 12 on ALFWorld, 15 on WebShop."""
     games_seed: int = 0
     """Seed of the generated games; the run's seed does not change them."""
+    webshop: WebShopSettings = field(default_factory=WebShopSettings)
+    """WebShop: catalogue and goals."""
 
     def __post_init__(self) -> None:
         if self.train_games is not None and self.train_games < 1:
             raise ConfigFault(f"env.train_games is {self.train_games}; use at least 1, or null for all")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ConfigFault(f"env.max_steps is {self.max_steps}; use at least 1, or null for the default")
+        if self.name == "webshop":
+            self._refuse_alfworld_settings()
+            return
         if self.train_games is None and self.games == "generated":
             raise ConfigFault("env.train_games is null, but generated games have no end; give a number")
         self.rooms()
 
+    def _refuse_alfworld_settings(self) -> None:
+        known = {f.name: f.default for f in fields(self)}
+        for name in ("backend", "receptacles", "objects_per_receptacle", "task_types"):
+            if getattr(self, name) != known[name]:
+                raise ConfigFault(
+                    f"env.{name} is {getattr(self, name)}, which only alfworld knows; remove it, or use "
+                    "env.name=alfworld"
+                )
+
+    @property
+    def steps(self) -> int:
+        """Environment steps after which an episode is truncated."""
+        return _MOST_STEPS[self.name] if self.max_steps is None else self.max_steps
+
     def rooms(self) -> RoomSettings:
-        """Settings of the generator."""
+        """Settings of ALFWorld's generator."""
         return RoomSettings(
             receptacles=self.receptacles,
             objects_per_receptacle=self.objects_per_receptacle,
-            max_steps=self.max_steps,
+            max_steps=self.steps,
             task_types=self.task_types,
         )
 
@@ -68,8 +115,8 @@ class EvaluationSettings:
 
     games: int = 128
     """Games of the panel, each played once per evaluation."""
-    split: Literal["valid_seen", "valid_unseen"] = "valid_seen"
-    """Split the panel is drawn from."""
+    split: Literal["valid_seen", "valid_unseen", "test"] | None = None
+    """Split the panel is drawn from; null: valid_seen on ALFWorld, test on WebShop (its only one)."""
     seed: int = 0
     """Seed of the panel; the same for all runs of a study, or they can't be compared."""
     every: int = 10
@@ -159,6 +206,16 @@ class RunConfig:
                     f"loss.{name}.length is {schedule.length}, longer than the run's "
                     f"{self.train.iterations} iterations; shorten it, or use null for the whole run"
                 )
+
+    @property
+    def worded(self) -> PromptSettings:
+        """Prompts in the wording of the environment that is played, unless another one is asked for."""
+        return replace(self.prompt, domain=self.prompt.domain or self.env.name)
+
+    @property
+    def embodied(self) -> PolicySettings:
+        """The policy; ``tiny`` is the embedded policy of the environment that is played."""
+        return replace(self.policy, model=embedded_policy(self.policy.model, self.env.name))
 
 
 def run_parser(prog: str, description: str) -> ArgumentParser:

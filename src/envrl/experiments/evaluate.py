@@ -115,7 +115,7 @@ def evaluate(config: RunConfig, run: Path | None) -> tuple[Evaluation, str]:
 
     torch.set_num_threads(config.train.threads)
     checkpoint = read_checkpoint(run / CHECKPOINT) if run is not None else None
-    policy = load_policy(config.policy)
+    policy = load_policy(config.embodied)
     if checkpoint is not None:
         _load_weights(policy, checkpoint, config)
     panel = evaluation_panel(config.env, config.evaluation)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from envrl.envs.alfworld.engine import AlfworldEnv, load_game
 from envrl.envs.alfworld.games import data_root, load_split
 from envrl.envs.alfworld.generate import generate_games
 from envrl.envs.base import TextEnv
 from envrl.envs.panels import Panel, make_panel
+from envrl.errors import ConfigFault
 from envrl.experiments.config import EnvSettings, EvaluationSettings
+from envrl.experiments.places import cache_folder
+from envrl.experiments.shop_games import shop_environment, shop_panel, shop_training_games
 from envrl.seeding import derive_seed, generator
 from envrl.types import Game
 
@@ -28,11 +29,6 @@ class GameSets:
     panel: Panel
 
 
-def cache_folder() -> Path:
-    """Where generated games are kept: ``ENVRL_CACHE``, or ``~/.cache/envrl``."""
-    return Path(os.environ.get("ENVRL_CACHE") or Path.home() / ".cache" / "envrl").expanduser()
-
-
 def game_sets(env: EnvSettings, evaluation: EvaluationSettings) -> GameSets:
     """Makes or finds the games of a run.
 
@@ -42,6 +38,10 @@ def game_sets(env: EnvSettings, evaluation: EvaluationSettings) -> GameSets:
         ConfigFault: The generator can't make such rooms.
     """
     panel = evaluation_panel(env, evaluation)
+    if env.name == "webshop":
+        training = shop_training_games(env)
+        panel.require_disjoint(training)
+        return GameSets(training, panel)
     training = _training_games(env)
     panel.require_disjoint(training)
     _require_playable(env, training[:: max(1, len(training) // _TRAINING_GAMES_TRIED)])
@@ -49,18 +49,27 @@ def game_sets(env: EnvSettings, evaluation: EvaluationSettings) -> GameSets:
 
 
 def evaluation_panel(env: EnvSettings, evaluation: EvaluationSettings) -> Panel:
-    """The fixed panel, each game once, task types balanced as far as the split allows."""
+    """The fixed panel, each game once, task types balanced as far as the split allows.
+
+    Raises:
+        ConfigFault: The environment has no such split.
+    """
+    if env.name == "webshop":
+        return shop_panel(env, evaluation)
+    split = evaluation.split or "valid_seen"
+    if split == "test":
+        raise ConfigFault("evaluation.split is test; alfworld has valid_seen and valid_unseen")
     if env.games == "official":
-        games = load_split(data_root(), evaluation.split, env.max_steps)
+        games = load_split(data_root(), split, env.steps)
         count = min(evaluation.games, len(games))
-        panel = make_panel(games, count, evaluation.seed, evaluation.split)
+        panel = make_panel(games, count, evaluation.seed, split)
         _require_playable(env, panel.games)
         return panel
     seed = derive_seed(env.games_seed, "panel", evaluation.seed)
     # A third more than needed, so that the panel can balance the task types.
     drawn = evaluation.games + evaluation.games // 3 + 6
-    games = generate_games(env.rooms(), drawn, seed, evaluation.split, cache_folder() / "games")
-    return make_panel(games, evaluation.games, evaluation.seed, f"generated-{evaluation.split}")
+    games = generate_games(env.rooms(), drawn, seed, split, cache_folder() / "games")
+    return make_panel(games, evaluation.games, evaluation.seed, f"generated-{split}")
 
 
 def _require_playable(env: EnvSettings, games: Sequence[Game]) -> None:
@@ -75,7 +84,7 @@ def _require_playable(env: EnvSettings, games: Sequence[Game]) -> None:
 
 def _training_games(env: EnvSettings) -> tuple[Game, ...]:
     if env.games == "official":
-        games = load_split(data_root(), "train", env.max_steps)
+        games = load_split(data_root(), "train", env.steps)
         if env.train_games is None or env.train_games >= len(games):
             return games
         rng = generator(env.games_seed, "training-games")
@@ -87,7 +96,9 @@ def _training_games(env: EnvSettings) -> tuple[Game, ...]:
 
 
 def environment_factory(env: EnvSettings) -> Callable[[], TextEnv]:
-    """Builds one environment of the chosen backend."""
+    """Builds one environment of the chosen kind and backend."""
+    if env.name == "webshop":
+        return lambda: shop_environment(env)
     if env.backend == "textworld":
         from envrl.envs.alfworld.textworld import TextWorldEnv
 

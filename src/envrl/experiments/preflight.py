@@ -5,7 +5,7 @@ from __future__ import annotations
 from envrl.errors import ConfigFault, PolicyFault
 from envrl.experiments.config import RunConfig
 from envrl.experiments.games import GameSets, game_sets
-from envrl.policy.settings import model_source
+from envrl.policy.settings import EMBEDDED, model_source
 
 
 def preflight(config: RunConfig) -> GameSets:
@@ -18,15 +18,16 @@ def preflight(config: RunConfig) -> GameSets:
         DataFault: Official games are asked for and not there, or the panel overlaps with training.
         PolicyFault: The model can't be found or read, or the hardware can't do what was asked.
     """
-    model_source(config.policy.model)
+    policy = config.embodied
+    model_source(policy.model)
     if config.train.accelerator == "gpu":
         _require_gpu()
     if config.optim.eight_bit:
         _require_eight_bit_optimiser()
-    if config.policy.model != "tiny" or config.policy.quantised:
+    if policy.model not in EMBEDDED or policy.quantised:
         from envrl.policy.model import check_policy
 
-        check_policy(config.policy)
+        check_policy(policy)
     return game_sets(config.env, config.evaluation)
 
 

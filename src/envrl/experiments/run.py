@@ -42,7 +42,7 @@ def build_pool(config: RunConfig, panel: Panel, slots: int = 1) -> EnvPool:
 
 def build_collector(config: RunConfig, policy: Policy, pool: EnvPool) -> Collector:
     """The loop over the environments of a pool."""
-    settings = CollectorSettings(config.prompt, config.sampling, config.rollout.layout)
+    settings = CollectorSettings(config.worded, config.sampling, config.rollout.layout)
     return Collector(pool, policy.chat, settings)
 
 
@@ -50,7 +50,7 @@ def build(config: RunConfig) -> Parts:
     """Loads and connects everything a run needs; fails before any work if something is missing."""
     games = game_sets(config.env, config.evaluation)
     torch.manual_seed(derive_seed(config.seed, "model"))
-    policy = load_policy(config.policy)
+    policy = load_policy(config.embodied)
     pool = build_pool(config, games.panel, config.rollout.games * config.rollout.episodes_per_game)
     collector = build_collector(config, policy, pool)
     module = EnvRLModule(
@@ -66,7 +66,7 @@ def build(config: RunConfig) -> Parts:
         collector,
         games.training,
         SourceSettings(
-            config.prompt,
+            config.worded,
             config.rollout,
             config.auxiliary,
             config.batch,

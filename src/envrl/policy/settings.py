@@ -9,7 +9,18 @@ from typing import Literal
 
 from envrl.errors import ConfigFault, PolicyFault
 
-TINY_CHECKPOINT = Path(__file__).parent / "tiny_checkpoint"
+EMBEDDED = {
+    "tiny-alfworld": Path(__file__).parent / "tiny_checkpoint",
+    "tiny-webshop": Path(__file__).parent / "tiny_webshop_checkpoint",
+}
+"""Policies that come with the package, one for each environment: with 0.9 million parameters, one for both
+would have to share its vocabulary and its weights between texts that have nothing in common."""
+TINY_CHECKPOINT = EMBEDDED["tiny-alfworld"]
+
+
+def embedded_policy(model: str, env: str) -> str:
+    """Name of the embedded policy that ``tiny`` means on an environment; other names stay."""
+    return f"tiny-{env}" if model == "tiny" else model
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,8 @@ class PolicySettings:
     """Which model acts and how it is loaded."""
 
     model: str = "tiny"
-    """tiny (embedded), a hub id (Qwen/Qwen2.5-1.5B-Instruct) or a folder in Hugging Face format."""
+    """tiny (the embedded one of the environment), a hub id (Qwen/Qwen2.5-1.5B-Instruct) or a folder in
+    Hugging Face format."""
     lora: LoraSettings = LoraSettings()
     """Adapters."""
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
@@ -101,13 +113,14 @@ def model_source(model: str) -> str:
     Raises:
         PolicyFault: The name is none of these; needs no model library to find out.
     """
-    if model == "tiny":
-        if not (TINY_CHECKPOINT / "config.json").is_file():
+    embedded = EMBEDDED.get("tiny-alfworld" if model == "tiny" else model)
+    if embedded is not None:
+        if not (embedded / "config.json").is_file():
             raise PolicyFault(
-                f"the embedded checkpoint is missing from {TINY_CHECKPOINT}; reinstall the package or "
+                f"the embedded checkpoint is missing from {embedded}; reinstall the package or "
                 "rebuild it with `python -m envrl.policy.tiny`"
             )
-        return str(TINY_CHECKPOINT)
+        return str(embedded)
     path = Path(model).expanduser()
     if path.exists() and not (path / "config.json").is_file():
         raise PolicyFault(

@@ -58,7 +58,7 @@ def opening_message(settings: PromptSettings, initial: Observation) -> Message:
     if settings.form == "compact":
         listed = f"\n{_action_list(initial)}" if settings.show_admissible else ""
         return Message("user", text + listed)
-    parts = ["You act in a household described in text and must complete a task.", text]
+    parts = [f"{settings.wording.role} and must complete a task.", text]
     if settings.show_admissible:
         parts.append(f"Admissible actions now: [{_action_list(initial)}].")
     parts.append(_REASONED_FORMAT)
@@ -95,8 +95,22 @@ def step_message(
     shown = past[-settings.history :] if settings.history else ()
     if settings.form == "compact":
         return Message("user", _compact_step(settings, initial, shown, current))
+    message = _reasoned_step(settings, initial, past, shown, current)
+    limit = settings.wording.most_characters
+    if limit is not None and len(message) > limit:
+        message = _reasoned_step(settings, initial, (), (), current)
+    return Message("user", message)
+
+
+def _reasoned_step(
+    settings: PromptSettings,
+    initial: Observation,
+    past: Sequence[PastStep],
+    shown: Sequence[PastStep],
+    current: Observation,
+) -> str:
     task = task_of(initial.text)
-    parts = [f"You act in a household described in text. Your task is to: {task}"]
+    parts = [f"{settings.wording.role}. {TASK_MARK}{task}"]
     if past:
         window = f" The last {len(shown)} observations and actions:" if shown else ""
         parts.append(f"Steps taken so far: {len(past)}.{window}")
@@ -109,7 +123,7 @@ def step_message(
     if settings.show_admissible:
         parts.append(f"Admissible actions now: [{_action_list(current)}].")
     parts.append(_REASONED_FORMAT)
-    return Message("user", "\n".join(parts))
+    return "\n".join(parts)
 
 
 def _compact_step(

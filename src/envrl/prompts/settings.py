@@ -15,6 +15,34 @@ PromptForm = Literal["compact", "reasoned"]
 """
 
 
+Domain = Literal["alfworld", "webshop"]
+"""Environment whose wording a prompt uses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What prompts of an environment say, and how an answer without tags is read.
+
+    Attributes:
+        role: First sentence: where the agent is and what it is to do.
+        tail_characters: How much of the end of a text without action tags is sent (published
+            projections: 30 in ALFWorld, 20 in WebShop).
+        most_characters: Prompts of the `steps` layout that are longer are shown without history
+            (published for WebShop: 13,000); None = no limit.
+    """
+
+    role: str
+    tail_characters: int
+    most_characters: int | None = None
+
+
+WORDINGS: dict[Domain, Wording] = {
+    "alfworld": Wording("You act in a household described in text", 30),
+    "webshop": Wording("You shop on a website described in text", 20, 13_000),
+}
+"""Wording of each environment."""
+
+
 @dataclass(frozen=True)
 class PromptSettings:
     """Settings of prompt rendering and answer parsing."""
@@ -25,7 +53,14 @@ class PromptSettings:
     """(observation, action) pairs shown before the current observation; `steps` layout only."""
     show_admissible: bool = False
     """List the admissible actions in the prompt (`help` is always left out)."""
+    domain: Domain | None = None
+    """Wording of the prompts; null takes that of the environment that is played."""
 
     def __post_init__(self) -> None:
         if self.history < 0:
             raise ConfigFault(f"prompt.history is {self.history}; use 0 (none) or a positive number")
+
+    @property
+    def wording(self) -> Wording:
+        """Wording of the domain; ALFWorld's where none was set."""
+        return WORDINGS[self.domain or "alfworld"]

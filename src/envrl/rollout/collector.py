@@ -22,6 +22,7 @@ from envrl.types import (
     Message,
     Observation,
     Role,
+    StepResult,
     StopReason,
     Trajectory,
     Transition,
@@ -157,7 +158,11 @@ class Collector:
         done: dict[int, Trajectory],
     ) -> list[tuple[int, ...] | None]:
         """Steps the environments; for each episode the tokens to append next, None where it ended."""
-        parsed = [parse_action(self._chat.decode(a.token_ids), self._settings.prompt.form) for a in answers]
+        prompt = self._settings.prompt
+        tail = prompt.wording.tail_characters
+        parsed = [
+            parse_action(self._chat.decode(a.token_ids), prompt.form, tail_characters=tail) for a in answers
+        ]
         results = self._pool.step([e.slot for e in live], [p.action or "" for p in parsed])
         blocks: list[tuple[int, ...] | None] = []
         for episode, answer, action, result in zip(live, answers, parsed, results, strict=True):
@@ -178,7 +183,7 @@ class Collector:
                         generation,
                         action.action,
                         action.format_valid,
-                        action.action in episode.current.admissible,
+                        _admissible(action.action, episode.current, result.step),
                         result.step.reward,
                         result.step.observation,
                     )
@@ -220,6 +225,11 @@ class Collector:
         """Whether a whole answer still fits behind the prompt."""
         sampling = self._settings.sampling
         return len(context.token_ids) + sampling.max_new_tokens <= sampling.max_context
+
+
+def _admissible(action: str | None, current: Observation, step: StepResult) -> bool:
+    """What the environment says, where a list can't name every admissible action (a search has any words)."""
+    return bool(step.info.get("admissible", action in current.admissible))
 
 
 def _action_roles(answer: SampledTokens) -> bytes:

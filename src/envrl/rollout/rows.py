@@ -59,7 +59,8 @@ def is_sp_target(transition: Transition, last: bool, auxiliary: AuxiliaryRows) -
     """Whether the auxiliary objectives look at this transition."""
     if auxiliary.skip_terminal and last:
         return False
-    return not (auxiliary.skip_noops and transition.next_observation.text == NOOP)
+    unchanged = transition.next_observation.text in (NOOP, transition.observation.text)
+    return not (auxiliary.skip_noops and unchanged)
 
 
 def policy_rows(

@@ -50,7 +50,7 @@ class AuxiliaryRows:
     skip_terminal: bool = False
     """Leave out an episode's last transition."""
     skip_noops: bool = False
-    """Leave out transitions that the environment answered with `Nothing happens.`."""
+    """Leave out transitions after which the policy sees what it saw before, or `Nothing happens.`."""
     shuffle_targets: bool = False
     """Control: every question gets the answer of another transition of the batch."""
 
