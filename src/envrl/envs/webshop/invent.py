@@ -31,8 +31,10 @@ _ID_STRIDE = 31_415_927
 
 _SHARE_WITHOUT_INSTRUCTION = 0.1
 _SHARE_WITH_TWO_PRICES = 0.12
-_SHARE_DESCRIBED = 0.35
+_SHARE_DESCRIBED = 0.65
 """Chance that the description, which is indexed, names an attribute the title leaves out."""
+_SHARE_SHUFFLED = 0.4
+"""Chance that the first bullet, the only indexed one, need not be an attribute the title leaves out."""
 
 _REMARKS = (
     "A favorite of {brand} customers since the first day.",
@@ -115,7 +117,7 @@ def _title(rng: random.Random, brand: str, noun: str, parts: Sequence[Sequence[s
     front = f"{before[0].title()} " if before else ""
     tails = [f" with {having[0].title()}"] if having else []
     tails += [f" for {purposes[0].title()}"] if purposes else []
-    tail = rng.choice(tails) if tails and (not before or rng.random() < 0.75) else ""
+    tail = rng.choice(tails) if tails and (not before or rng.random() < 0.95) else ""
     return f"{brand} {front}{noun}{tail}"
 
 
@@ -137,7 +139,8 @@ def _texts(
     bullets = [_feature(rng, kind, noun, attribute) for attribute in hidden]
     bullets += [plain.format(brand=brand) for plain in rng.sample(_PLAIN_BULLETS, rng.choice((1, 2)))]
     bullets = bullets[:4] if len(hidden) < 4 else bullets
-    rng.shuffle(bullets)
+    if rng.random() < _SHARE_SHUFFLED:
+        rng.shuffle(bullets)
     named = [attribute for attribute in hidden if rng.random() < _SHARE_DESCRIBED]
     sentences = [f"{_feature(rng, kind, noun, attribute)}." for attribute in named[:1]]
     sentences.append(rng.choice(_REMARKS).format(brand=brand))
