@@ -25,7 +25,7 @@ from envrl.seeding import generator
 
 DEFAULT_COUNT = 1000
 DEFAULT_SEED = 0
-_DRAWS_VERSION = 1
+_DRAWS_VERSION = 2
 """Raised when the same count and seed would give other products: cached catalogues then don't mix."""
 
 
