@@ -1,5 +1,9 @@
 """The shop as agents see it: observations, admissible actions, rewards, games."""
 
+import importlib
+import json
+from pathlib import Path
+
 import pytest
 
 from envrl.envs.base import TextEnv
@@ -148,3 +152,19 @@ def test_hostile_products_are_shown_literally():
     assert admits(item.admissible, "click[a]b]")
     # As in the original an empty name and one with an opening bracket can't be clicked.
     assert env.step("click[buy now]").terminated
+
+
+def test_the_benchmark_ends_with_its_rates(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    monkeypatch.delenv("WEBSHOP_DATA", raising=False)
+    module = importlib.import_module("webshop_env")
+    small = ["--episodes", "3", "--products", "90", "--documents", "1000", "--queries", "5"]
+    small += ["--out", str(tmp_path / "o.json")]
+    assert module.main(small) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    rates = dict(pair.split("=") for pair in last.split())
+    assert list(rates) == ["steps_per_s", "search_ms", "search_ms_1k"]
+    assert all(float(rate) > 0 for rate in rates.values())
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert (written["env"]["products"], written["env"]["episodes"]) == (90, 3)
+    assert module.main([*small, "--episodes", "0"]) == 1

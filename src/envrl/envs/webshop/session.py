@@ -67,7 +67,7 @@ class ShopSession:
     Args:
         shop: The shop.
         rng: Draws session names, goals and random products, in the original's order of draws.
-        settings: How the shop is seen.
+        settings: How the shop is seen; None is mode ``text`` without history.
         store: Sessions that keep their goal when their name comes again; None plays every reset anew.
     """
 
@@ -75,13 +75,13 @@ class ShopSession:
         self,
         shop: Shop,
         rng: random.Random,
-        settings: SessionSettings = SessionSettings(),
+        settings: SessionSettings | None = None,
         store: SessionStore | None = None,
     ) -> None:
         self.shop = shop
         self.instruction_text = ""
         self._rng = rng
-        self._settings = settings
+        self._settings = settings = settings or SessionSettings()
         self._store = store
         self._page: Page = StartPage()
         self._own_state: SessionState | None = None
