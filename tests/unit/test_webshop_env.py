@@ -158,6 +158,7 @@ def test_the_benchmark_ends_with_its_rates(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     monkeypatch.delenv("WEBSHOP_DATA", raising=False)
     module = importlib.import_module("webshop_env")
+    monkeypatch.setattr("webshop_search._VOCABULARY", 500)
     small = ["--episodes", "3", "--products", "90", "--documents", "1000", "--queries", "5"]
     small += ["--out", str(tmp_path / "o.json")]
     assert module.main(small) == 0
