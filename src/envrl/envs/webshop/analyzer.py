@@ -29,8 +29,9 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 _ASCII_TOKEN = re.compile(
     # Underscores may lead, but a letter or digit must follow; inside, a point, colon or quote between
-    # letters and a point, comma, semicolon or quote between digits hold the token together.
-    r"_*[A-Za-z0-9]\w*(?:(?:(?<=[A-Za-z])[:.'](?=[A-Za-z])|(?<=[0-9])[,;.'](?=[0-9]))\w+)*",
+    # letters and a point, comma, semicolon or quote between digits hold the token together. A run of
+    # underscores is tried from its start only, which keeps the time linear.
+    r"(?<!_)_*+[A-Za-z0-9]\w*(?:(?:(?<=[A-Za-z])[:.'](?=[A-Za-z])|(?<=[0-9])[,;.'](?=[0-9]))\w+)*",
     re.ASCII,
 )
 
@@ -50,15 +51,18 @@ def _unicode_token() -> re.Pattern[str]:
     )
     katakana = f"[{characters('katakana')}]{marks}"
     run = f"(?>{item}(?:{joiner}*+{item})*+|{katakana}(?:{joiner}*+{katakana})*+)"
-    word = f"{joiner}*+{run}(?:{joiner}++{run})*+{joiner}*+"
+    word = f"(?:(?<![{characters('joiner')}]){joiner}++)?+{run}(?:{joiner}++{run})*+{joiner}*+"
 
     picture, tone = characters("picture"), characters("tone")
     # A zero-width joiner before another emoji belongs to the sequence, any other one to the emoji before.
-    tail = rf"(?:[{characters('mark')}]|\u200D(?!\u200D*[{picture}]|[{tone}]))*+"
-    pictured = rf"\u200D*+(?>[{characters('toned')}]{tail}[{tone}]{tail}|[{picture}]{tail}\uFE0F?+)"
-    emoji = f"(?:{pictured}|[{tone}]{tail})"
+    last = rf"\u200D++(?![{picture}{tone}])|\u200D+(?=\u200D[{tone}])"
+    tail = rf"(?:[{characters('mark')}]|{last})*+"
+    pictured = rf"(?>[{characters('toned')}]{tail}[{tone}]{tail}|[{picture}]{tail}\uFE0F?+)"
+    toned = f"[{tone}]{tail}"
+    emoji = rf"(?:(?:(?<!\u200D)\u200D++)?+{pictured}|{toned})"
+    follower = rf"\u200D(?:\u200D*+{pictured}|{toned})"
     tags = r"[\U000E0020-\U000E007E]++\U000E007F"
-    pictures = rf"{emoji}(?:{tags}|(?:\u200D{emoji})*+)"
+    pictures = rf"{emoji}(?:{tags}|(?:{follower})*+)"
     key_cap = rf"[0-9#*][{characters('mark')}\u200D]*\uFE0F?\u20E3[{characters('mark')}\u200D]*+"
     flag = f"(?:[{characters('flag')}]{marks}){{2}}"
     south_east = f"(?:[{characters('south_east')}]{marks})++"
@@ -67,6 +71,7 @@ def _unicode_token() -> re.Pattern[str]:
 
 
 _UNICODE_TOKEN = _unicode_token()
+_JOINERS = re.compile(rf"(?:[{characters('joiner')}][{characters('mark')}\uFE0E\uFE0F\u200D]*+)++")
 
 
 def tokens(text: str) -> list[str]:
@@ -93,15 +98,18 @@ def tokens(text: str) -> list[str]:
 
 def _pieces(token: str) -> list[str]:
     """A token as it is, or what a scanner that sees 255 characters at a time makes of it."""
-    pieces = []
-    while len(token) > MAX_TOKEN_LENGTH:
-        head = _UNICODE_TOKEN.search(token[:MAX_TOKEN_LENGTH])
-        if head is None:
-            token = token[MAX_TOKEN_LENGTH:]
-            continue
-        pieces.append(head[0])
-        token = token[head.end() :]
-    return pieces + _UNICODE_TOKEN.findall(token)
+    pieces: list[str] = []
+    start = 0
+    while start < len(token):
+        found = _UNICODE_TOKEN.match(token[start : start + MAX_TOKEN_LENGTH])
+        if found:
+            pieces.append(found[0])
+            start += found.end()
+        else:
+            # Joiners without end: the next piece is the first that reaches what they lead to.
+            lead = _JOINERS.match(token, start)
+            start = max(start + 1, lead.end() - MAX_TOKEN_LENGTH + 1 if lead else 0)
+    return pieces
 
 
 def term(token: str) -> str | None:
