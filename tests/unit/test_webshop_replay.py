@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from envrl.envs.webshop.replay import main
+from envrl.envs.webshop.replay import ShopPaths, build_session, main
 from unit.webshop_data import ATTRIBUTES, DATA, HUMAN, ITEMS, recorded
 
 FILES = ["--items", str(ITEMS), "--attributes", str(ATTRIBUTES), "--human", str(HUMAN)]
@@ -92,3 +92,18 @@ def test_missing_files_are_named(tmp_path, capsys):
     code, _, err = run(tmp_path / "traces.json", capsys)
     assert code == 1
     assert "traces.json" in err
+
+
+@pytest.mark.parametrize("human", [0, 1])
+@pytest.mark.parametrize("seed", [0, 42, 233])
+def test_the_first_customer_is_the_one_the_original_drew(human, seed):
+    expected = recorded()["goals"][f"original human={human} prior_seed={seed} shuffle=233"]
+    episode = {"human_goals": bool(human), "seed": seed, "kwargs": {}}
+    state = build_session(ShopPaths(ITEMS, ATTRIBUTES, HUMAN), episode).session_state
+    assert state.session_id == expected["first_random_session"]
+    assert state.goal.instruction_text == expected["first_goal"]
+
+
+def test_html_is_played_but_not_compared(tmp_path, capsys):
+    code, out, _ = run(changed(tmp_path, lambda e: e.update(kwargs={"observation_mode": "html"})), capsys)
+    assert (code, out) == (0, "episodes=1 steps=14 differences=0\n")

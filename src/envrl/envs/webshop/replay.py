@@ -6,7 +6,8 @@ A recording is JSON with a list ``episodes``; each has ``human_goals``, ``seed``
 ``goal``, ``instruction_text``, ``steps`` and ``final_session``. The first step of an episode is its reset.
 Of a step the action is played, and observation (in the recorded mode, and as ``rich`` in ``text_rich``),
 address, clickables, reward and end are compared. A step that made the original raise (``raises``) has
-nothing to compare: here it is a step like any other; it is named, but is no difference.
+nothing to compare: here it is a step like any other; it is named, but is no difference. Observations in
+mode ``html`` are not compared.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _SETTINGS = {
     "session_prefix": "session_prefix",
 }
 _SHOP_KEYS = frozenset({"show_attrs", "num_products", "limit_goals"})
+_NO_EFFECT = frozenset({"file_path", "attr_path", "human_goals", "session", "seed", "get_image"})
+"""Arguments of the original that say where files are, or what the episode says beside them."""
 _SHOWN = 300
 
 
@@ -110,7 +113,7 @@ def build_session(paths: ShopPaths, episode: Mapping[str, Any]) -> ShopSession:
         EnvrlError: The episode has settings the shop doesn't know.
     """
     kwargs = dict(episode["kwargs"])
-    if unknown := sorted(kwargs.keys() - _SETTINGS.keys() - _SHOP_KEYS):
+    if unknown := sorted(kwargs.keys() - _SETTINGS.keys() - _SHOP_KEYS - _NO_EFFECT):
         raise DataFault(f"episode {episode.get('name')!r} has the unknown setting {unknown[0]!r}: remove it")
     # One generator from loading to the last step, as all draws of the original come from one.
     rng = random.Random(episode["seed"])
@@ -149,7 +152,8 @@ def _goal_values(goal: Goal) -> dict[str, Any]:
 def _step_values(session: ShopSession, observation: str, step: ShopStep | None) -> dict[str, Any]:
     available = session.available
     return {
-        "obs": observation,
+        # The original's HTML is its site's; this shop has pages of its own.
+        **({} if session.settings.mode == "html" else {"obs": observation}),
         "rich": session.text_rich,
         "url": session.url,
         "available": {

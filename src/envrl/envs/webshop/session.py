@@ -81,7 +81,7 @@ class ShopSession:
         self.shop = shop
         self.instruction_text = ""
         self._rng = rng
-        self._settings = settings = settings or SessionSettings()
+        self.settings = settings = settings or SessionSettings()
         self._store = store
         self._page: Page = StartPage()
         self._own_state: SessionState | None = None
@@ -104,12 +104,12 @@ class ShopSession:
         """
         # The name is drawn before the goal.
         name = self._draw_name() if session is None else str(session)
-        session_id = self._settings.session_prefix + name
+        session_id = self.settings.session_prefix + name
         known = self._store.get(session_id) if self._store is not None else None
         if known is None:
             known = SessionState(session_id, self._goal_of(session))
-        if self._settings.instruction is not None:
-            known = replace(known, goal=replace(known.goal, instruction_text=self._settings.instruction))
+        if self.settings.instruction is not None:
+            known = replace(known, goal=replace(known.goal, instruction_text=self.settings.instruction))
         self._move(StartPage(), known.restarted())
         self.instruction_text = instruction_text or f"Instruction: {known.goal.instruction_text}"
         first = self.observation
@@ -174,7 +174,7 @@ class ShopSession:
     @property
     def observation(self) -> str:
         """The page that is open in the chosen mode, without history."""
-        mode = self._settings.mode
+        mode = self.settings.mode
         if mode == "text":
             return self.text
         if mode == "text_rich":
