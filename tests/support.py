@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from envrl.envs.alfworld.furnish import RoomSettings
 from envrl.envs.alfworld.generate import generate_games
-from envrl.experiments.pretrain import corpus_texts, play
+from envrl.experiments.house_corpus import play
+from envrl.experiments.played import corpus_texts
 from envrl.policy.chat import ChatMarkup
 from envrl.policy.model import Policy, load_policy
 from envrl.policy.pretraining import TinyArchitecture, build_tiny

@@ -1,6 +1,9 @@
-"""Makes the embedded policy from generated games: tokenizer, language modelling, then cloning.
+"""Makes the embedded policies from generated games: tokenizer, language modelling, then cloning.
 
     python -m envrl.policy.tiny --help
+
+There is one for each environment: with 0.9 million parameters, one for both would have to share its
+vocabulary and its weights between texts that have nothing in common.
 
 Phase 1 trains a small language model on environment text: observations and actions of expert play with
 random detours and of random play, and both dynamics questions, so that the answers of the environment
@@ -26,12 +29,12 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from envrl.envs.alfworld.engine import AlfworldEnv
-from envrl.envs.alfworld.expert import Expert
-from envrl.envs.alfworld.generate import RoomSettings, generate_games
 from envrl.errors import ConfigFault, DataFault, EnvrlError
+from envrl.experiments.house_corpus import CorpusSettings, record_corpus
+from envrl.experiments.played import PlayedEpisode, corpus_texts
+from envrl.experiments.shop_corpus import SHOP_PHRASES, ShopCorpusSettings, record_shop_corpus
 from envrl.policy.chat import ChatMarkup
-from envrl.policy.model import TINY_CHECKPOINT, read_tokenizer
+from envrl.policy.model import read_tokenizer
 from envrl.policy.pretraining import (
     PhaseSettings,
     TinyArchitecture,
@@ -39,32 +42,15 @@ from envrl.policy.pretraining import (
     build_tiny,
     train_phase,
 )
+from envrl.policy.settings import EMBEDDED
 from envrl.policy.tokenizer import train_tokenizer
 from envrl.prompts.dynamics import inverse_dynamics_question, state_prediction_question
-from envrl.prompts.render import follow_up, opening_message, without_banner
+from envrl.prompts.render import follow_up, opening_message
 from envrl.prompts.settings import PromptSettings
 from envrl.seeding import derive_seed, generator
-from envrl.types import Game, Observation, Role
+from envrl.types import Role
 
 _PROMPTS = PromptSettings()
-
-
-@dataclass(frozen=True)
-class CorpusSettings:
-    """Games and play the embedded policy learns from."""
-
-    small_games: int = 5000
-    """Generated games with 6 to 10 receptacles."""
-    full_games: int = 400
-    """Generated games in full rooms."""
-    random_share: float = 0.15
-    """Share of the games that are also played at random (for the language model only)."""
-    detour: float = 0.1
-    """Probability that an expert's step is replaced by a random command (never cloned)."""
-    questions_per_episode: int = 1
-    """State-prediction and inverse-dynamics questions drawn from each episode, of each kind."""
-    seed: int = 0
-    """Root of every random choice."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +59,7 @@ class Stage:
 
     name: str
     """What the log calls it."""
-    corpus: CorpusSettings
+    corpus: CorpusSettings | ShopCorpusSettings
     """Games and play."""
     phase: PhaseSettings
     """Length, learning rate, update size."""
@@ -83,114 +69,43 @@ class Stage:
     """Rows of more tokens are left out."""
 
 
-_CORPUS = CorpusSettings()
-STAGES = (
-    Stage("language model", _CORPUS, PhaseSettings(epochs=2.0), 1.0),
-    # Short on purpose: three epochs of cloning win twice as often and leave little to learn from reward.
-    Stage("cloning", _CORPUS, PhaseSettings(epochs=0.25, lr=3e-4), 0.1),
-)
-"""How the embedded checkpoint was made."""
+_HOUSE, _SHOP = CorpusSettings(), ShopCorpusSettings()
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """Everything the embedded checkpoint depends on."""
+    """Everything an embedded checkpoint depends on."""
 
-    stages: tuple[Stage, ...] = STAGES
+    stages: tuple[Stage, ...]
     """Stages in order; the tokenizer is trained on the first one's corpus."""
     architecture: TinyArchitecture = field(default_factory=TinyArchitecture)
     """Size of the model."""
     vocabulary: int = 768
     """Entries of the tokenizer's BPE part."""
-    phrases: int = 250
-    """Phrases that are one token each."""
+    phrases: int | tuple[str, ...] = 250
+    """Phrases that are one token each, or how many are to be found."""
     seed: int = 0
     """Root of initialisation and order."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlayedStep:
-    """One step of a recorded episode; ``expert`` tells whether the command is worth imitating."""
-
-    command: str
-    answer: Observation
-    expert: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PlayedEpisode:
-    """A recorded episode of whoever played."""
-
-    opening: Observation
-    steps: tuple[PlayedStep, ...]
-
-
-def play(game: Game, rng: np.random.Generator, detour: float) -> PlayedEpisode:
-    """Plays one game: the expert's command, or with probability ``detour`` a random one.
-
-    A random command is drawn by verb first, so that rare verbs are seen often; one in five of them is an
-    inadmissible one (a verb with a wrong place), whose answer the language model must know too.
-    """
-    env, expert = AlfworldEnv(), Expert()
-    observation = opening = env.reset(game, 0)
-    expert.reset(observation.text)
-    steps: list[PlayedStep] = []
-    for _ in range(game.max_steps):
-        command = expert.act(observation)
-        by_expert = rng.random() >= detour
-        if not by_expert:
-            command = _random_command(observation, rng)
-        result = env.step(command)
-        observation = result.observation
-        steps.append(PlayedStep(command, observation, by_expert))
-        if result.terminated or result.truncated:
-            break
-    return PlayedEpisode(opening, tuple(steps))
-
-
-def _random_command(observation: Observation, rng: np.random.Generator) -> str:
-    commands = [c for c in observation.admissible if c != "help"]
-    verbs = sorted({c.split(" ", 1)[0] for c in commands})
-    verb = verbs[int(rng.integers(len(verbs)))]
-    chosen = [c for c in commands if c.startswith(verb)]
-    command = chosen[int(rng.integers(len(chosen)))]
-    if rng.random() < 0.2:
-        head, blank, number = command.rpartition(" ")
-        if blank and number.isdigit():
-            return f"{head} {int(number) + int(rng.integers(1, 4))}"
-    return command
-
-
-def record_corpus(settings: CorpusSettings, folder: Path, say: Console) -> list[PlayedEpisode]:
-    """Generates the games below ``folder`` and plays them."""
-    games: list[Game] = []
-    for receptacles in (6, 8, 10):
-        rooms = RoomSettings(receptacles=receptacles, objects_per_receptacle=1.5, max_steps=30)
-        count = settings.small_games // 3
-        games += generate_games(rooms, count, derive_seed(settings.seed, receptacles), "train", folder)
-    if settings.full_games:
-        full = RoomSettings(max_steps=50)
-        games += generate_games(
-            full, settings.full_games, derive_seed(settings.seed, "full"), "train", folder
+EMBEDDED_POLICIES = {
+    "alfworld": PretrainSettings(
+        (
+            Stage("language model", _HOUSE, PhaseSettings(epochs=2.0), 1.0),
+            # Short on purpose: three epochs win twice as often and leave little to learn from reward.
+            Stage("cloning", _HOUSE, PhaseSettings(epochs=0.25, lr=3e-4), 0.1),
         )
-    say.print(f"{len(games)} games generated")
-    episodes = []
-    for game in games:
-        rng = generator(settings.seed, "play", game.game_id)
-        episodes.append(play(game, rng, settings.detour))
-        if rng.random() < settings.random_share:
-            episodes.append(play(game, rng, 1.0))
-    return episodes
-
-
-def corpus_texts(episodes: Sequence[PlayedEpisode]) -> list[str]:
-    """What the tokenizer is trained on: every observation and every command."""
-    texts = []
-    for episode in episodes:
-        texts.append(without_banner(episode.opening.text))
-        for step in episode.steps:
-            texts += [step.command, step.answer.text]
-    return texts
+    ),
+    "webshop": PretrainSettings(
+        (
+            Stage("language model", _SHOP, PhaseSettings(epochs=2.0), 1.0),
+            Stage("cloning", _SHOP, PhaseSettings(epochs=0.5, lr=5e-4), 0.1),
+        ),
+        vocabulary=1536,
+        phrases=SHOP_PHRASES,
+    ),
+}
+"""How the embedded checkpoints were made."""
 
 
 def transcript_row(chat: ChatMarkup, episode: PlayedEpisode, action: float, other: float) -> WeightedRow:
@@ -250,7 +165,7 @@ def pretrain(settings: PretrainSettings, out: Path, games_folder: Path, say: Con
     """
     started = time.perf_counter()
     torch.manual_seed(derive_seed(settings.seed, "model"))
-    corpora: dict[CorpusSettings, list[PlayedEpisode]] = {}
+    corpora: dict[CorpusSettings | ShopCorpusSettings, list[PlayedEpisode]] = {}
     model: PreTrainedModel | None = None
     tokenizer: PreTrainedTokenizerFast | None = None
     if first > 0:
@@ -259,7 +174,7 @@ def pretrain(settings: PretrainSettings, out: Path, games_folder: Path, say: Con
         if number < first:
             continue
         if stage.corpus not in corpora:
-            corpora = {stage.corpus: record_corpus(stage.corpus, games_folder, say)}
+            corpora = {stage.corpus: _record(stage.corpus, games_folder, say)}
         episodes = corpora[stage.corpus]
         if model is None or tokenizer is None:
             texts = corpus_texts(episodes)
@@ -283,16 +198,24 @@ def pretrain(settings: PretrainSettings, out: Path, games_folder: Path, say: Con
     say.print(f"written to {out} in {time.perf_counter() - started:.0f} s")
 
 
+def _record(
+    corpus: CorpusSettings | ShopCorpusSettings, games_folder: Path, say: Console
+) -> list[PlayedEpisode]:
+    if isinstance(corpus, CorpusSettings):
+        return record_corpus(corpus, games_folder, say)
+    return record_shop_corpus(corpus, say)
+
+
 def stage_rows(
     chat: ChatMarkup, stage: Stage, episodes: Sequence[PlayedEpisode], seed: int
 ) -> list[WeightedRow]:
     """Transcripts and questions of a corpus with the stage's weights."""
     rng = generator(seed, "questions", stage.name)
     rows = [transcript_row(chat, e, 1.0, stage.environment_weight) for e in episodes]
+    whole, part = divmod(stage.corpus.questions_per_episode, 1)
     for episode in episodes:
-        rows += question_rows(
-            chat, episode, stage.corpus.questions_per_episode, stage.environment_weight, rng
-        )
+        count = int(whole) + int(part > 0 and rng.random() < part)
+        rows += question_rows(chat, episode, count, stage.environment_weight, rng)
     return [r for r in rows if len(r.token_ids) <= stage.longest_row and any(r.weights)]
 
 
@@ -312,11 +235,19 @@ def scaled(stage: Stage, scale: float) -> Stage:
     """The stage with a share of its games and epochs."""
     if scale == 1.0:
         return stage
-    corpus = replace(
-        stage.corpus,
-        small_games=max(3, round(stage.corpus.small_games * scale)),
-        full_games=round(stage.corpus.full_games * scale),
-    )
+    corpus: CorpusSettings | ShopCorpusSettings
+    if isinstance(stage.corpus, CorpusSettings):
+        corpus = replace(
+            stage.corpus,
+            small_games=max(3, round(stage.corpus.small_games * scale)),
+            full_games=round(stage.corpus.full_games * scale),
+        )
+    else:
+        corpus = replace(
+            stage.corpus,
+            catalogues=1,
+            goals=max(3, round(stage.corpus.catalogues * stage.corpus.goals * scale)),
+        )
     return replace(stage, corpus=corpus, phase=replace(stage.phase, epochs=stage.phase.epochs * scale))
 
 
@@ -324,28 +255,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the rebuild."""
     parser = argparse.ArgumentParser(
         prog="python -m envrl.policy.tiny",
-        description="Rebuild the embedded policy from generated games only.",
+        description="Rebuild an embedded policy from generated games only.",
     )
-    parser.add_argument("--out", type=Path, default=TINY_CHECKPOINT, help="folder of the checkpoint")
-    parser.add_argument("--games", type=Path, help="folder to keep generated games in (default: temporary)")
     parser.add_argument(
-        "--first-stage", type=int, default=1, help=f"stage to go on with, 1 to {len(STAGES)} (default: 1)"
+        "--env",
+        choices=sorted(EMBEDDED_POLICIES),
+        default="alfworld",
+        help="what it plays (default: alfworld)",
     )
+    parser.add_argument("--out", type=Path, help="folder of the checkpoint (default: inside the package)")
+    parser.add_argument("--games", type=Path, help="folder to keep ALFWorld games in (default: temporary)")
+    parser.add_argument("--first-stage", type=int, default=1, help="stage to go on with (default: 1)")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="share of games and epochs, to try it out (default: 1)"
     )
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2)), help="CPU threads")
     options = parser.parse_args(arguments)
     say = Console()
+    made = EMBEDDED_POLICIES[options.env]
     try:
-        if not 1 <= options.first_stage <= len(STAGES):
-            raise ConfigFault(f"--first-stage {options.first_stage}: give a number from 1 to {len(STAGES)}")
+        if not 1 <= options.first_stage <= len(made.stages):
+            raise ConfigFault(
+                f"--first-stage {options.first_stage}: give a number from 1 to {len(made.stages)}"
+            )
         if not 0 < options.scale <= 1:
             raise ConfigFault(f"--scale {options.scale}: give a share above 0 and up to 1")
         torch.set_num_threads(options.threads)
-        settings = PretrainSettings(stages=tuple(scaled(stage, options.scale) for stage in STAGES))
+        settings = replace(made, stages=tuple(scaled(stage, options.scale) for stage in made.stages))
+        out = options.out or EMBEDDED[f"tiny-{options.env}"]
         with tempfile.TemporaryDirectory() as scratch:
-            pretrain(settings, options.out, options.games or Path(scratch), say, options.first_stage - 1)
+            pretrain(settings, out, options.games or Path(scratch), say, options.first_stage - 1)
     except EnvrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

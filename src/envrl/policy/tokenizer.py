@@ -45,19 +45,21 @@ def phrases_in(texts: Sequence[str], names: Sequence[str], count: int, least: in
 
 
 def train_tokenizer(
-    texts: Sequence[str], *, vocabulary: int = 1024, phrases: int = 300
+    texts: Sequence[str], *, vocabulary: int = 1024, phrases: int | Sequence[str] = 300
 ) -> PreTrainedTokenizerFast:
     """Trains the tokenizer on environment texts.
 
     Args:
         texts: Observations, tasks and commands.
         vocabulary: Entries of the BPE part, the 256 bytes and the markup tokens included.
-        phrases: Most phrases that become tokens of their own on top of that.
+        phrases: Phrases that become tokens of their own on top of that; a number finds the most
+            frequent ones between numbered names.
 
     Returns:
         A tokenizer with a chat template whose end-of-turn token is its ``eos_token``.
     """
-    names = names_in(texts)
+    names = names_in(texts) if isinstance(phrases, int) else ()
+    chosen = phrases_in(texts, names, phrases) if isinstance(phrases, int) else phrases
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -71,6 +73,6 @@ def train_tokenizer(
     # Names are counted alone as well, so each of them becomes one token without a blank before it.
     core.train_from_iterator([*texts, *(name for name in names for _ in range(1000))], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, eos_token=END)
-    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in phrases_in(texts, names, phrases)])
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in chosen])
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

@@ -1,0 +1,140 @@
+"""WebShop play that the embedded policy learns from: the expert with detours, and random clicks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+
+from envrl.envs.webshop.actions import SEARCH_PLACEHOLDER
+from envrl.envs.webshop.expert import Expert
+from envrl.experiments.config import EnvSettings, WebShopSettings
+from envrl.experiments.played import PlayedEpisode, PlayedStep
+from envrl.experiments.shop_games import shop_environment, shop_training_games
+from envrl.prompts.render import task_of
+from envrl.seeding import derive_seed, generator
+from envrl.types import Game, Observation
+
+SHOP_PHRASES = (
+    "'Search'\n\nYour task is to: ",
+    "Find me ",
+    ", and price lower than ",
+    ".00 dollars",
+    "search[",
+    "click[",
+    "click[B0",
+    "click[buy now]",
+    "click[< prev]",
+    "click[next >]",
+    "click[back to search]",
+    "click[features]",
+    "click[description]",
+    "click[reviews]",
+    "' [SEP] '",
+    "' [SEP] 'B0",
+    "' [SEP] '$",
+    "'Back to Search' [SEP] 'Page ",
+    " (Total results: ",
+    "' [SEP] '< Prev' [SEP] 'Next >",
+    "' [SEP] 'Next >",
+    "'Back to Search' [SEP] '< Prev",
+    "' [SEP] 'Price: $",
+    "' [SEP] 'Rating: N.A.' [SEP] 'Description' [SEP] 'Features' [SEP] 'Reviews' [SEP] 'Buy Now'",
+    "Thank you for shopping with us! [SEP] Your code: [SEP] None [SEP] (Paste it in your MTurk interface.)"
+    " [SEP] Purchased [SEP] asin [SEP] B0",
+    " [SEP] attrs [SEP] None [SEP] category [SEP] None [SEP] query [SEP] None [SEP] product category [SEP]"
+    " None [SEP] Target [SEP] asin [SEP] options [SEP] attrs [SEP] price upper [SEP] instuction text [SEP]"
+    " category [SEP] product category [SEP] query [SEP] Goal [SEP] None [SEP] Reward [SEP] Your score (min"
+    " 0.0, max 1.0) [SEP] ",
+    " [SEP] options [SEP] {",
+    " [SEP] Reward Details [SEP] None",
+)
+"""What pages say around their products: one token each."""
+_PRODUCT_CLICK = re.compile(r"click\[(b0[a-z0-9]{8})\]")
+
+
+@dataclass(frozen=True)
+class ShopCorpusSettings:
+    """Catalogues and play the embedded policy of the WebShop learns from."""
+
+    catalogues: int = 8
+    """Invented catalogues, each of other products than the default one that runs are made on."""
+    products: int = 1000
+    """Products of each."""
+    goals: int = 1000
+    """Training goals played in each."""
+    most_steps: int = 7
+    """Demonstrations of more steps are left out: the shortest way is what is worth imitating."""
+    random_share: float = 0.06
+    """Share of the goals that are also played at random (for the language model only)."""
+    random_steps: int = 8
+    """Steps of random play: it rarely ends by itself."""
+    detour: float = 0.1
+    """Probability that an expert's step is replaced by a random one (never cloned)."""
+    questions_per_episode: float = 0.3
+    """Mean number of state-prediction and of inverse-dynamics questions drawn from an episode."""
+    seed: int = 1000
+    """Seed of the first catalogue, and root of every random choice."""
+
+
+def as_on_the_page(command: str, observation: Observation) -> str:
+    """The click on a product with its identifier as the page shows it, in upper case: easier to copy."""
+    found = _PRODUCT_CLICK.fullmatch(command)
+    if found is None or found[1].upper() not in observation.text:
+        return command
+    return f"click[{found[1].upper()}]"
+
+
+def play(
+    env_settings: EnvSettings, game: Game, rng: np.random.Generator, detour: float, most_steps: int
+) -> PlayedEpisode:
+    """Plays one goal: the expert's command, or with probability ``detour`` a random one."""
+    env, expert = shop_environment(env_settings), Expert(game.max_steps, rng)
+    observation = opening = env.reset(game, int(rng.integers(2**31)))
+    expert.reset(observation.text)
+    steps: list[PlayedStep] = []
+    for _ in range(most_steps):
+        command = as_on_the_page(expert.act(observation), observation)
+        by_expert = rng.random() >= detour
+        if not by_expert:
+            command = _random_command(opening, observation, rng)
+            expert.follow(command.lower())
+        result = env.step(command)
+        observation = result.observation
+        steps.append(PlayedStep(command, observation, by_expert))
+        if result.terminated or result.truncated:
+            break
+    return PlayedEpisode(opening, tuple(steps))
+
+
+def _random_command(opening: Observation, observation: Observation, rng: np.random.Generator) -> str:
+    commands = observation.admissible
+    command = as_on_the_page(commands[int(rng.integers(len(commands)))], observation)
+    if command in (SEARCH_PLACEHOLDER, "click[search]"):
+        words = task_of(opening.text).split()
+        count = int(rng.integers(1, 5))
+        return f"search[{' '.join(words[int(i)] for i in rng.integers(len(words), size=count))}]"
+    return command
+
+
+def record_shop_corpus(settings: ShopCorpusSettings, say: Console) -> list[PlayedEpisode]:
+    """Makes the catalogues, which the cache keeps, and plays their goals."""
+    episodes: list[PlayedEpisode] = []
+    for number in range(settings.catalogues):
+        env = EnvSettings(
+            name="webshop",
+            train_games=settings.goals,
+            games_seed=settings.seed + number,
+            webshop=WebShopSettings(products=settings.products),
+        )
+        for game in shop_training_games(env):
+            rng = generator(derive_seed(settings.seed, "play", game.game_id))
+            shown = play(env, game, rng, settings.detour, game.max_steps)
+            if len(shown.steps) <= settings.most_steps:
+                episodes.append(shown)
+            if rng.random() < settings.random_share:
+                episodes.append(play(env, game, rng, 1.0, settings.random_steps))
+    say.print(f"{len(episodes)} episodes in {settings.catalogues} shops")
+    return episodes
