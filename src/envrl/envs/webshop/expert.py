@@ -8,66 +8,36 @@ the title doesn't tell, and buys the first product that offers everything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import argparse
+import random
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import compress
+from pathlib import Path
 
 import numpy as np
 
-from envrl.envs.webshop.reading import (
-    Page,
-    PageKind,
-    Wish,
-    coverage,
-    find_instruction,
-    read_page,
-    read_wish,
-    words_of,
-)
-from envrl.types import Observation
+from envrl.envs.base import TextEnv
+from envrl.envs.webshop.catalog import load_catalog
+from envrl.envs.webshop.env import MAX_STEPS, WebShopEnv, goal_games
+from envrl.envs.webshop.files import ShopFiles
+from envrl.envs.webshop.generate import generate_catalogue
+from envrl.envs.webshop.goals import human_goals, read_human, synthetic_goals
+from envrl.envs.webshop.index import load_index
+from envrl.envs.webshop.judging import RESULTS_A_PAGE, Candidate, Judge
+from envrl.envs.webshop.ordering import order_goals
+from envrl.envs.webshop.reading import NO_WISH, Page, PageKind, Wish, find_instruction, read_page, read_wish
+from envrl.envs.webshop.shop import Shop
+from envrl.errors import ConfigFault, EnvrlError
+from envrl.types import Game, Observation
 
-_ENOUGH = 0.9
-"""Coverage from which an attribute counts as offered: every word of it is there."""
-_HIDDEN = 0.7
-"""Chance that a product offers an attribute of which its title says nothing."""
-_IN_STOCK = 0.6
-"""Chance that a product comes in a wanted option."""
-_RANK_COST = 0.1
-"""Promise a product loses with each place in the results."""
-_USUAL_SLACK, _FAR_COST = 40.0, 0.15
-"""People name a limit near the price they have in mind: within so many dollars, else promise is lost."""
-_RESULTS_A_PAGE, _MOST_PAGES = 10, 5
-"""A search gives at most 50 results."""
+_MOST_PAGES = 5
+"""Results pages with something on them: a search gives at most 50 results, ten a page."""
 _BUY, _BACK, _NEXT, _FEATURES = "click[buy now]", "click[< prev]", "click[next >]", "click[features]"
 _SHARE_KEPT = 0.75
 """Chance that a varied query keeps an attribute or an option value."""
-
-
-@dataclass(slots=True)
-class _Candidate:
-    """What is known of one product.
-
-    Attributes:
-        title: Its title.
-        low: Its lowest price in dollars.
-        high: Its highest price in dollars.
-        place: Results page and place on it.
-        text: Everything read about it.
-        opened: Its page was seen, ``missing`` counts.
-        read: Its features were seen, nothing is hidden any more.
-        missing: Wanted option values it does not come in.
-        chosen: Option group to the value chosen since its page was opened.
-    """
-
-    title: str
-    low: float
-    high: float
-    place: tuple[int, int]
-    text: str
-    opened: bool = False
-    read: bool = False
-    missing: int = 0
-    chosen: dict[str, str] = field(default_factory=dict)
 
 
 class Expert:
@@ -80,14 +50,15 @@ class Expert:
         rng: Varies the words of the query, for demonstrations that differ; None always uses all of them.
     """
 
-    def __init__(self, max_steps: int = 15, rng: np.random.Generator | None = None) -> None:
+    def __init__(self, max_steps: int = MAX_STEPS, rng: np.random.Generator | None = None) -> None:
         self._max_steps = max_steps
         self._rng = rng
-        self._begin(Wish((), "", {}, float("inf"), ""))
+        self._begin(NO_WISH)
 
     def _begin(self, wish: Wish) -> None:
         self._wish = wish
-        self._known: dict[str, _Candidate] = {}
+        self._judge = Judge(wish)
+        self._known: dict[str, Candidate] = {}
         self._current = ""
         self._results_page = 1
         self._command = ""
@@ -127,7 +98,7 @@ class Expert:
         if page.kind is PageKind.RESULTS:
             self._results_page, self._current = page.number, ""
             for i, offer in enumerate(page.offers):
-                fresh = _Candidate(offer.title, offer.low, offer.high, (page.number, i), offer.title)
+                fresh = Candidate(offer.title, offer.low, offer.high, (page.number, i), offer.title)
                 self._known.setdefault(offer.asin.lower(), fresh).place = (page.number, i)
         elif page.kind is PageKind.ITEM:
             self._take_in_item(page)
@@ -147,65 +118,14 @@ class Expert:
             self._current = titles.get(page.title, page.title)
         here = (self._results_page, 0)
         candidate = self._known.setdefault(
-            self._current, _Candidate(page.title, page.low, page.high, here, page.title)
+            self._current, Candidate(page.title, page.low, page.high, here, page.title)
         )
         candidate.opened = True
-        wanted = self._wanted(page.options)
+        wanted = self._judge.wanted(page.options)
         candidate.missing = max(0, len(self._wish.options) - len(wanted))
         group = next((name for name, values in page.options.items() if clicked in values), None)
         if group is not None:
             candidate.chosen[group] = clicked
-
-    def _wanted(self, options: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-        """Group to the value the instruction asks for, as far as the product comes in it."""
-        if self._wish.options:
-            wishes = self._wish.options.items()
-            return {name: value for name, value in wishes if value in options.get(name, ())}
-        said = f" {self._wish.text.replace(',', ' ').replace('.', ' ')} "
-        found = {
-            name: [value for value in values if f" {value} " in said] for name, values in options.items()
-        }
-        return {name: max(values, key=len) for name, values in found.items() if values}
-
-    # What it is worth --------------------------------------------------------------------------------
-
-    def _parts(self, candidate: _Candidate) -> list[float]:
-        """How well each part of the wish is met, in [0, 1]: attributes, options, price and kind."""
-        wish = self._wish
-        found = coverage(wish.attributes, candidate.text)
-        if not candidate.read:
-            found = tuple(share if share >= _ENOUGH else _HIDDEN for share in found)
-        wanted = len(wish.options)
-        options = [0.0] * candidate.missing + [1.0] * (wanted - candidate.missing)
-        if not candidate.opened:
-            options = [_IN_STOCK] * wanted
-        price = (
-            1.0 if candidate.high <= wish.price_limit else 0.5 if candidate.low <= wish.price_limit else 0.0
-        )
-        kind = words_of(wish.kind)
-        likeness = len(kind & words_of(candidate.title)) / len(kind) if kind and wish.attributes else 1.0
-        return [*found, *options, price, 0.5 + 0.5 * likeness if likeness else 0.0]
-
-    def _value(self, candidate: _Candidate) -> float:
-        parts = self._parts(candidate)
-        return sum(parts) / len(parts)
-
-    def _promise(self, candidate: _Candidate) -> float:
-        """What opening it is worth: the search engine has read more of a product than its title shows."""
-        page, place = candidate.place
-        far = self._wish.price_limit - candidate.low > _USUAL_SLACK
-        cost = _RANK_COST * (_RESULTS_A_PAGE * (page - 1) + place) + _FAR_COST * far
-        return self._value(candidate) - cost
-
-    def _unseen_promise(self, pages: int) -> float:
-        """What to expect of the first product after so many results pages."""
-        hidden = [_HIDDEN] * len(self._wish.attributes)
-        parts = [*hidden, *[_IN_STOCK] * len(self._wish.options), 1.0, 1.0]
-        return sum(parts) / len(parts) - _RANK_COST * _RESULTS_A_PAGE * pages
-
-    def _fits(self, candidate: _Candidate) -> bool:
-        *parts, likeness = self._parts(candidate)
-        return likeness > 0.0 and min(parts) >= _ENOUGH
 
     # What to do --------------------------------------------------------------------------------------
 
@@ -225,7 +145,7 @@ class Expert:
         kept = [True] * (len(wish.attributes) + len(wish.options))
         if self._rng is not None:
             kept = [self._rng.random() < _SHARE_KEPT for _ in kept]
-        attributes = compress(wish.attributes if wish.kind != wish.text else (), kept)
+        attributes = compress(() if wish.free else wish.attributes, kept)
         options = list(compress(wish.options.items(), kept[len(wish.attributes) :]))
         stated = [value for _, value in options] + [f"{group} {value}" for group, value in options]
         words = " ".join([*attributes, wish.kind, *stated] if self._searches == 1 else [wish.kind])
@@ -235,17 +155,19 @@ class Expert:
         """On a results page: opens what promises most, turns the page, or goes back to the best seen."""
         if not self._known:
             return "click[back to search]"
-        fresh = {asin: self._promise(c) for asin, c in self._known.items() if not c.opened}
+        judge = self._judge
+        fresh = {name: judge.promise(c) for name, c in self._known.items() if not c.opened}
         asin = max(fresh, key=lambda name: fresh[name], default="")
         seen = max(candidate.place[0] for candidate in self._known.values())
-        if len(self._known) >= seen * _RESULTS_A_PAGE and seen < _MOST_PAGES:
+        if len(self._known) >= seen * RESULTS_A_PAGE and seen < _MOST_PAGES:
             cost = seen + 1 - self._results_page + 1 + self._purchase_cost()
-            if cost <= self._steps_left and fresh.get(asin, -1.0) < self._unseen_promise(seen):
+            if cost <= self._steps_left and fresh.get(asin, 0.0) < judge.unseen_promise(seen):
                 return _NEXT
-        values = {name: self._value(candidate) for name, candidate in self._known.items()}
-        best = max(values, key=lambda name: values[name])
+        # One more product can be opened and left again only if the steps allow to come back.
         last_chance = self._steps_left < 3 + self._purchase_cost()
-        if not asin or (last_chance and values[best] >= values[asin]):
+        chances = {name: judge.chance(c) for name, c in self._known.items() if c.opened}
+        best = max(chances, key=lambda name: chances[name], default="")
+        if not asin or (last_chance and best and chances[best] >= fresh[asin]):
             asin, self._settled = best, True
         page = self._known[asin].place[0]
         if page == self._results_page:
@@ -258,18 +180,122 @@ class Expert:
     def _inspect(self, page: Page, admissible: frozenset[str]) -> str:
         """On a product's page: buys it, reads on, or leaves it."""
         candidate = self._known[self._current]
-        if self._settled or self._fits(candidate):
+        if self._settled or self._judge.fits(candidate):
             return self._buy(page, candidate)
-        *parts, _ = self._parts(candidate)
-        promising = not candidate.missing and parts[-1] > 0.0 and not candidate.read
-        if promising and _FEATURES in admissible and self._steps_left >= 2 + self._purchase_cost():
-            return _FEATURES
-        if self._steps_left >= 2 + self._purchase_cost():
-            return _BACK
-        return self._buy(page, candidate)
+        if self._steps_left < 2 + self._purchase_cost():
+            return self._buy(page, candidate)
+        reads = self._judge.worth_reading(candidate) and _FEATURES in admissible
+        return _FEATURES if reads else _BACK
 
-    def _buy(self, page: Page, candidate: _Candidate) -> str:
-        for group, value in self._wanted(page.options).items():
+    def _buy(self, page: Page, candidate: Candidate) -> str:
+        for group, value in self._judge.wanted(page.options).items():
             if candidate.chosen.get(group) != value and self._steps_left > 1:
                 return f"click[{value}]"
         return _BUY
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One episode of the expert: ``observations`` has one entry more than ``commands`` (the last answer)."""
+
+    game: Game
+    observations: tuple[Observation, ...]
+    commands: tuple[str, ...]
+    task_score: float
+
+    @property
+    def won(self) -> bool:
+        """The purchase was worth exactly 1."""
+        return self.task_score == 1.0
+
+
+def demonstrate(env: TextEnv, game: Game, seed: int = 0, expert: Expert | None = None) -> Demonstration:
+    """Plays one episode with the expert, until it ends or ``game.max_steps`` commands are used up."""
+    expert = expert or Expert(game.max_steps)
+    observation = env.reset(game, seed)
+    expert.reset(observation.text)
+    observations, commands = [observation], list[str]()
+    score = 0.0
+    for _ in range(game.max_steps):
+        commands.append(expert.act(observation))
+        result = env.step(commands[-1])
+        observation = result.observation
+        observations.append(observation)
+        score = float(result.info.get("task_score", 0.0))
+        if result.terminated or result.truncated:
+            break
+    return Demonstration(game, tuple(observations), tuple(commands), score)
+
+
+def _open_shop(files: ShopFiles, seed: int) -> Shop:
+    """The shop of these files: human goals if a human file is given, else synthetic ones."""
+    rng = random.Random(seed)
+    loaded = load_catalog(files.items, files.attributes, rng=rng)
+    if files.human is None:
+        goals = synthetic_goals(loaded, rng)
+    else:
+        goals = human_goals(loaded.catalog, read_human(files.human, loaded.catalog), rng).goals
+    return Shop(loaded.catalog, order_goals(goals, rng).goals, load_index(loaded.catalog))
+
+
+def _shop_of(options: argparse.Namespace) -> Shop:
+    """The shop asked for; without files, the default catalogue with synthetic goals.
+
+    Raises:
+        ConfigFault: Only one of the two files every shop needs is named.
+    """
+    if options.items and options.attributes:
+        return _open_shop(ShopFiles(options.items, options.attributes, options.human), options.seed)
+    if options.items or options.attributes or options.human:
+        raise ConfigFault("name --items and --attributes together, or neither for invented products")
+    with tempfile.TemporaryDirectory() as folder:
+        made = generate_catalogue(Path(folder) / "shop")
+        return _open_shop(ShopFiles(made.items, made.attributes), options.seed)
+
+
+def _print_transcript(run: Demonstration) -> None:
+    print(run.observations[0].text)
+    for command, answer in zip(run.commands, run.observations[1:], strict=True):
+        print(f"> {command}\n{answer.text}")
+    print(f"= {run.task_score}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Plays goals of a shop with the expert and prints how it does; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m envrl.envs.webshop.expert",
+        description="Plays WebShop goals with the page-reading expert and counts purchases at reward 1.",
+    )
+    parser.add_argument("--items", type=Path, help="products, official format (default: invented ones)")
+    parser.add_argument("--attributes", type=Path, help="their attribute file")
+    parser.add_argument("--human", type=Path, help="human instructions, to be played instead of synthetic")
+    parser.add_argument("--goals", type=int, help="number of goals, from the first (default: all)")
+    parser.add_argument(
+        "--max-steps", type=int, default=MAX_STEPS, help="commands of an episode (default: 15)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of drawn prices (default: 0)")
+    parser.add_argument("--show", type=int, default=0, help="print so many episodes in full (default: 0)")
+    options = parser.parse_args(arguments)
+    try:
+        if options.goals is not None and options.goals < 1:
+            raise ConfigFault(f"--goals {options.goals}: ask for at least 1 goal")
+        shop = _shop_of(options)
+        games = goal_games(shop.goals, "all", options.max_steps)[: options.goals]
+        env = WebShopEnv(shop)
+        runs = [demonstrate(env, game) for game in games]
+    except EnvrlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for run in runs[: options.show]:
+        _print_transcript(run)
+    success = sum(run.won for run in runs) / len(runs)
+    mean_reward = sum(run.task_score for run in runs) / len(runs)
+    mean_steps = sum(len(run.commands) for run in runs) / len(runs)
+    print(
+        f"goals={len(runs)} success={success:.4f} mean_reward={mean_reward:.4f} mean_steps={mean_steps:.2f}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -40,6 +40,7 @@ class Wish:
         options: Option group to value; empty if the instruction names no group.
         price_limit: In dollars; infinite if none is named.
         text: The whole instruction, lower-case.
+        free: It is worded freely, so that ``attributes`` are single words and ``kind`` is all of it.
     """
 
     attributes: tuple[str, ...]
@@ -47,6 +48,11 @@ class Wish:
     options: Mapping[str, str]
     price_limit: float
     text: str
+    free: bool = False
+
+
+NO_WISH = Wish((), "", {}, float("inf"), "")
+"""What is wished for before an instruction was read."""
 
 
 def _front(text: str) -> tuple[list[str], str]:
@@ -82,7 +88,7 @@ def read_wish(instruction: str) -> Wish:
     price = float(limit[1]) if limit else float("inf")
     if not _OPENING.match(head):
         telling = (word for word in head.strip(" .").split() if word not in _IDLE_WORDS)
-        return Wish(tuple(telling), head.strip(" ."), options, price, text)
+        return Wish(tuple(telling), head.strip(" ."), options, price, text, free=True)
     front, *tails = re.split(r" (?:with|for) ", _OPENING.sub("", head))
     attributes, kind = _front(front)
     attributes += [part.strip() for tail in tails for part in tail.split(", ")]
