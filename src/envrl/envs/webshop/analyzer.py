@@ -9,7 +9,7 @@ symbols that count as words there (emoji, ©) count here too.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
 
 from envrl.envs.webshop.porter import stem
@@ -36,6 +36,7 @@ _ASCII_TOKEN = re.compile(
 )
 
 
+@cache  # made when first needed: it takes a third of a second
 def _unicode_token() -> re.Pattern[str]:
     """The same rules for every script; possessive throughout, so that scanning takes linear time."""
     marks = rf"[{characters('mark')}\uFE0E\uFE0F\u200D]*+"
@@ -70,8 +71,9 @@ def _unicode_token() -> re.Pattern[str]:
     return re.compile("|".join((word, pictures, key_cap, flag, south_east, single)))
 
 
-_UNICODE_TOKEN = _unicode_token()
-_JOINERS = re.compile(rf"(?:[{characters('joiner')}][{characters('mark')}\uFE0E\uFE0F\u200D]*+)++")
+@cache
+def _joiners() -> re.Pattern[str]:
+    return re.compile(rf"(?:[{characters('joiner')}][{characters('mark')}\uFE0E\uFE0F\u200D]*+)++")
 
 
 def tokens(text: str) -> list[str]:
@@ -89,7 +91,7 @@ def tokens(text: str) -> list[str]:
         # No word holds a space, so each stretch of ASCII pieces can take the faster pattern.
         found = []
         for plain, pieces in groupby(text.split(" "), str.isascii):
-            pattern = _ASCII_TOKEN if plain else _UNICODE_TOKEN
+            pattern = _ASCII_TOKEN if plain else _unicode_token()
             found += pattern.findall(" ".join(pieces))
     if found and len(max(found, key=len)) > MAX_TOKEN_LENGTH:
         return [piece for token in found for piece in _pieces(token)]
@@ -101,13 +103,13 @@ def _pieces(token: str) -> list[str]:
     pieces: list[str] = []
     start = 0
     while start < len(token):
-        found = _UNICODE_TOKEN.match(token[start : start + MAX_TOKEN_LENGTH])
+        found = _unicode_token().match(token[start : start + MAX_TOKEN_LENGTH])
         if found:
             pieces.append(found[0])
             start += found.end()
         else:
             # Joiners without end: the next piece is the first that reaches what they lead to.
-            lead = _JOINERS.match(token, start)
+            lead = _joiners().match(token, start)
             start = max(start + 1, lead.end() - MAX_TOKEN_LENGTH + 1 if lead else 0)
     return pieces
 
