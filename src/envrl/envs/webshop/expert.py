@@ -92,8 +92,6 @@ class Expert:
         self._steps_left -= 1
         return command
 
-    # What was read -----------------------------------------------------------------------------------
-
     def _take_in(self, page: Page) -> None:
         if page.kind is PageKind.RESULTS:
             self._results_page, self._current = page.number, ""
@@ -127,8 +125,6 @@ class Expert:
         if group is not None:
             candidate.chosen[group] = clicked
 
-    # What to do --------------------------------------------------------------------------------------
-
     def _next(self, page: Page, admissible: frozenset[str]) -> str:
         if page.kind is PageKind.START:
             return f"search[{self._query()}]"
@@ -147,7 +143,8 @@ class Expert:
             kept = [self._rng.random() < _SHARE_KEPT for _ in kept]
         attributes = compress(() if wish.free else wish.attributes, kept)
         options = list(compress(wish.options.items(), kept[len(wish.attributes) :]))
-        stated = [value for _, value in options] + [f"{group} {value}" for group, value in options]
+        stated = [value for _, value in options]
+        stated += [value if group in value else f"{group} {value}" for group, value in options]
         words = " ".join([*attributes, wish.kind, *stated] if self._searches == 1 else [wish.kind])
         return words.replace("[", " ").replace("]", " ").strip() or "anything"
 

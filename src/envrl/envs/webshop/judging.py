@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
-from envrl.envs.webshop.reading import Wish, coverage, words_of
+from envrl.envs.webshop.reading import Wish, coverage, plain_words, words_of
 
 _ENOUGH = 0.9
 """Coverage from which an attribute counts as offered: every word of it is there."""
@@ -117,7 +117,7 @@ class Judge:
         if self.wish.options:
             wishes = self.wish.options.items()
             return {name: value for name, value in wishes if value in options.get(name, ())}
-        said = f" {self.wish.text.replace(',', ' ').replace('.', ' ')} "
+        said = f" {' '.join(plain_words(self.wish.text).split())} "
         found = {
             name: [value for value in values if f" {value} " in said] for name, values in options.items()
         }

@@ -22,10 +22,11 @@ _OPTIONS = re.compile(r"^(.*) with ([^:,]+: .+)$", re.DOTALL)
 _NEXT_OPTION = re.compile(r", and (?=[^:,]+: )")
 _OPENING = re.compile(r"^\s*find me\s+", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_WORD_END = re.compile(r"[,.;:!?]+(?=\s|$)")
 _WORD = re.compile(r"[^\W_]+")
 _IDLE = """
-    a an and are as at be can come comes do find for from get give has have i i'd i'm in is it like looking me
-    my need of on one or please should show some that the these this to want with would
+    a am an and are as at be can come comes do find for from get give has have i i'd i'm in is it like looking
+    me my need of on one or please should show some that the these this to want with would
 """
 _IDLE_WORDS = frozenset(_IDLE.split())
 
@@ -53,6 +54,11 @@ class Wish:
 
 NO_WISH = Wish((), "", {}, float("inf"), "")
 """What is wished for before an instruction was read."""
+
+
+def plain_words(text: str) -> str:
+    """The text without the punctuation that ends words; points within numbers stay."""
+    return _WORD_END.sub(" ", text)
 
 
 def _front(text: str) -> tuple[list[str], str]:
@@ -87,7 +93,7 @@ def read_wish(instruction: str) -> Wish:
         options = {name.strip(): value.strip() for name, _, value in pairs}
     price = float(limit[1]) if limit else float("inf")
     if not _OPENING.match(head):
-        telling = (word for word in head.strip(" .").split() if word not in _IDLE_WORDS)
+        telling = (word for word in plain_words(head).split() if word not in _IDLE_WORDS)
         return Wish(tuple(telling), head.strip(" ."), options, price, text, free=True)
     front, *tails = re.split(r" (?:with|for) ", _OPENING.sub("", head))
     attributes, kind = _front(front)
