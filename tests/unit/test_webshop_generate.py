@@ -8,7 +8,6 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -224,13 +223,21 @@ def test_damaged_cache_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_catalogue_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> Iterator[str]:
+    def broken(_: object) -> dict[str, object]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("envrl.envs.webshop.generate._write_json", broken)
+    monkeypatch.setattr("envrl.envs.webshop.generate.item_entry", broken)
     with pytest.raises(DataFault, match="No space left"):
         generate_catalogue(tmp_path / "shop", 5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_catalogue_of_one_is_valid(tmp_path: Path) -> None:
+    files = generate_catalogue(tmp_path / "shop", 1, seed=2)
+    assert files.human is not None
+    assert len(json.loads(files.items.read_text())) == 1
+    assert len(json.loads(files.attributes.read_text())) == 1
+    assert isinstance(json.loads(files.human.read_text()), dict)
 
 
 def test_other_files_are_not_overwritten(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,28 +118,38 @@ def _products(count: int, seed: int) -> Iterator[Invention]:
     return (invent(seed, int(number)) for number in order)
 
 
-def _write_json(stream: IO[str], entries: Iterable[str], brackets: str) -> None:
-    """Writes one entry a line, so that memory does not grow with the number of entries."""
-    stream.write(brackets[0])
-    for i, entry in enumerate(entries):
-        stream.write((",\n" if i else "\n") + entry)
-    stream.write(f"\n{brackets[1]}\n")
+class _JsonFile:
+    """A JSON list or object written one entry a line: memory does not grow with the number of entries."""
 
+    def __init__(self, stream: IO[str], brackets: str) -> None:
+        self._stream = stream
+        self._closing = f"\n{brackets[1]}\n"
+        self._separator = f"{brackets[0]}\n"
 
-def _named(product: Invention, value: Any) -> str:
-    return f"{json.dumps(product.asin)}: {json.dumps(value, ensure_ascii=False)}"
+    def add(self, value: Any, key: str | None = None) -> None:
+        """Writes one entry; an object's has a key."""
+        name = "" if key is None else f"{json.dumps(key)}: "
+        self._stream.write(f"{self._separator}{name}{json.dumps(value, ensure_ascii=False)}")
+        self._separator = ",\n"
+
+    def close(self) -> None:
+        """Writes the closing bracket (and the opening one, if there was no entry)."""
+        opening = "" if self._separator == ",\n" else self._separator
+        self._stream.write(opening + self._closing)
 
 
 def _write(folder: Path, count: int, seed: int) -> None:
-    items, attributes = (folder / name for name in FULL)
-    with items.open("w", encoding="utf-8") as stream:
-        listed = (json.dumps(item_entry(p), ensure_ascii=False) for p in _products(count, seed))
-        _write_json(stream, listed, "[]")
-    with attributes.open("w", encoding="utf-8") as stream:
-        _write_json(stream, (_named(p, attribute_entry(p)) for p in _products(count, seed)), "{}")
-    with (folder / HUMAN).open("w", encoding="utf-8") as stream:
-        said = ((p, human_entries(p, seed)) for p in _products(count, seed))
-        _write_json(stream, (_named(p, entries) for p, entries in said if entries), "{}")
+    with ExitStack() as stack:
+        names = (*FULL, HUMAN)
+        streams = [stack.enter_context((folder / name).open("w", encoding="utf-8")) for name in names]
+        items, attributes, human = map(_JsonFile, streams, ("[]", "{}", "{}"))
+        for product in _products(count, seed):
+            items.add(item_entry(product))
+            attributes.add(attribute_entry(product), product.asin)
+            if entries := human_entries(product, seed):
+                human.add(entries, product.asin)
+        for file in (items, attributes, human):
+            file.close()
 
 
 def catalogue_files(folder: Path) -> ShopFiles:
