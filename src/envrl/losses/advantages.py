@@ -1,4 +1,7 @@
-"""Group-relative advantages: how much better a row did than its group."""
+"""Advantages of rows: how much better a row did than those it is compared with.
+
+GRPO, RLOO and REINFORCE++ differ in whom they compare with and in what they divide by.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +65,66 @@ def grpo_advantages(
     return advantages.to(scores.dtype)
 
 
+def rloo_advantages(
+    scores: Float[Tensor, "rows"],
+    group_ids: Int[Tensor, "rows"],
+    trajectory_ids: Int[Tensor, "rows"],
+    *,
+    normalisation: Normalisation,
+) -> Float[Tensor, "rows"]:
+    """RLOO's advantage of every row: score − mean of the others in the pool of the row's group.
+
+    Source: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free"; Ahmadian et al. 2024
+    (arXiv 2402.14740, section 3.3), with GRPO's pools (:func:`grpo_advantages`). The own score is left
+    out of the baseline, which therefore is independent of it: with n members, n/(n − 1) times the
+    difference from the mean. ``episodes`` leaves out the mean of the row's own trajectory.
+
+    Args and errors as in :func:`grpo_advantages`.
+
+    Returns:
+        Advantages in the dtype of the scores. A group whose pool has one member, or only equal ones
+        (up to rounding), gets exactly 0.
+    """
+    pools = _pools(scores, group_ids, trajectory_ids, normalisation)
+    of_row = pools.group_of_row
+    count = pools.count[of_row].double()
+    others = (count * pools.mean[of_row] - pools.member) / (count - 1).clamp(min=1)
+    advantages = (scores.detach().double() - others).masked_fill(~pools.varied[of_row], 0.0)
+    return advantages.to(scores.dtype)
+
+
+def reinforce_pp_advantages(
+    scores: Float[Tensor, "rows"],
+    trajectory_ids: Int[Tensor, "rows"],
+    *,
+    normalisation: Normalisation,
+    scale_by_std: bool = True,
+    eps: float = 1e-6,
+) -> Float[Tensor, "rows"]:
+    """REINFORCE++'s advantage of every row: (score − mean) / (std + eps) over the whole batch.
+
+    Source: REINFORCE++ (Hu et al. 2025, arXiv 2501.03262, the advantage normalised over the batch): no
+    group is compared with itself, so a game is good or bad beside all others. The KL is left to the
+    loss, where it stands for every algorithm (declared choice), so all tokens of a row have its score.
+    The pool has one score per row or per trajectory, see :func:`grpo_advantages`, where it is also said
+    what is refused.
+
+    Args:
+        scores: One per row of the iteration, finite.
+        trajectory_ids: Which trajectory a row belongs to; differ between groups.
+        normalisation: The pool.
+        scale_by_std: Divide by the pool's unbiased standard deviation.
+        eps: Added to the standard deviation.
+
+    Returns:
+        Advantages in the dtype of the scores; exactly 0 if all scores are equal or there is only one.
+    """
+    everyone = torch.zeros_like(trajectory_ids)
+    return grpo_advantages(
+        scores, everyone, trajectory_ids, normalisation=normalisation, scale_by_std=scale_by_std, eps=eps
+    )
+
+
 def zero_variance_share(
     scores: Float[Tensor, "rows"],
     group_ids: Int[Tensor, "rows"],
@@ -82,12 +145,14 @@ def zero_variance_share(
 
 @dataclass(frozen=True, slots=True)
 class _Pools:
-    """Statistics of every group's pool, in float64, and the index of each row's group."""
+    """Statistics of every group's pool, in float64, and of each row its group and what it is there."""
 
     mean: Float[Tensor, "groups"]
     std: Float[Tensor, "groups"]
     varied: Bool[Tensor, "groups"]
+    count: Int[Tensor, "groups"]
     group_of_row: Int[Tensor, "rows"]
+    member: Float[Tensor, "rows"]
 
 
 def _pools(scores: Tensor, group_ids: Tensor, trajectory_ids: Tensor, normalisation: Normalisation) -> _Pools:
@@ -100,6 +165,7 @@ def _pools(scores: Tensor, group_ids: Tensor, trajectory_ids: Tensor, normalisat
     _, group_of_row = torch.unique(group_ids, return_inverse=True)
     n_groups = int(group_of_row.max()) + 1 if len(group_of_row) else 0
     members, group_of_member = scores.detach().double(), group_of_row
+    member_of_row = torch.arange(len(scores), device=scores.device)
     if normalisation == "episodes" and n_groups:
         # Pairs, because trajectory ids may start anew in each group.
         pairs, member_of_row = torch.unique(
@@ -117,7 +183,8 @@ def _pools(scores: Tensor, group_ids: Tensor, trajectory_ids: Tensor, normalisat
     # Two episodes with the same rows in another order have means that differ by rounding only; divided by
     # a spread of that size, the rows' own differences would become advantages of millions.
     size = mean.new_zeros(n_groups).scatter_reduce(0, group_of_row, scores.detach().double().abs(), "amax")
-    return _Pools(mean, std, high - low > SPREAD_TOLERANCE * size, group_of_row)
+    varied = high - low > SPREAD_TOLERANCE * size
+    return _Pools(mean, std, varied, count, group_of_row, members[member_of_row])
 
 
 def _segment_mean(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:

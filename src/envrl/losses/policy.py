@@ -1,7 +1,9 @@
 """The policy's loss on the tokens it sampled: clipped surrogate, KL to a reference, entropy.
 
 All functions work on flat tensors over target positions (sampled tokens) and divide by an explicit
-denominator, see :func:`envrl.losses.terms.scaled_sum`.
+denominator, see :func:`envrl.losses.terms.scaled_sum`. Where tokens don't all weigh the same
+(:func:`envrl.losses.aggregation.token_weights`), the loss is a weighted sum and the metrics stay means
+over tokens.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from envrl.errors import ConfigFault
+from envrl.losses.aggregation import weighted
 from envrl.losses.terms import Denominator, LossTerm, at_least_float32, same_shape, scaled_sum
 
 LOG_RATIO_LIMIT = 20.0
@@ -66,6 +69,7 @@ def clipped_surrogate(
     clip_high: float = 0.2,
     dual_clip: float | None = 3.0,
     denominator: Denominator,
+    weights: Float[Tensor, "target"] | None = None,
 ) -> LossTerm:
     """PPO's clipped surrogate, as a loss, with dual clipping of negative advantages.
 
@@ -83,6 +87,7 @@ def clipped_surrogate(
         clip_high: Distance of the upper bound of the ratio from 1, >= 0.
         dual_clip: Largest ratio that counts where the advantage is negative, > 1; ``None`` = plain PPO.
         denominator: Number of sampled tokens in the whole update batch.
+        weights: Of the tokens' losses; ``None`` = 1 each.
 
     Returns:
         The loss; without targets 0. Metrics are means over tokens: ``clip_share`` (a bound of the ratio
@@ -118,7 +123,7 @@ def clipped_surrogate(
             "logprob_gap": log_ratio.abs(),
         }
         metrics = {name: scaled_sum(values, denominator) for name, values in per_token.items()}
-    return LossTerm(scaled_sum(loss, denominator), metrics)
+    return LossTerm(scaled_sum(weighted(loss, weights), denominator), metrics)
 
 
 def kl_k3(
@@ -127,6 +132,7 @@ def kl_k3(
     *,
     clamp: float = 10.0,
     denominator: Denominator,
+    weights: Float[Tensor, "target"] | None = None,
 ) -> LossTerm:
     """Low-variance estimate of KL(policy ‖ reference) on sampled tokens, nats per token.
 
@@ -140,6 +146,7 @@ def kl_k3(
         reference_logprobs: The same tokens under the frozen reference; a constant.
         clamp: Largest value of a token's estimate, > 0.
         denominator: Number of sampled tokens in the whole update batch.
+        weights: Of the tokens' estimates in the loss; ``None`` = 1 each.
 
     Returns:
         The mean estimate; without targets 0. Metrics: ``kl``, ``kl_clamped_share``.
@@ -155,23 +162,33 @@ def kl_k3(
     difference = difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     # expm1 keeps the digits that exp(d) − 1 loses where the two models nearly agree.
     estimate = torch.expm1(difference) - difference
-    value = scaled_sum(estimate.clamp(max=clamp), denominator)
-    clamped = scaled_sum(estimate.detach() > clamp, denominator)
-    return LossTerm(value, {"kl": value.detach(), "kl_clamped_share": clamped})
+    estimate, beyond = estimate.clamp(max=clamp), estimate.detach() > clamp
+    value = scaled_sum(weighted(estimate, weights), denominator)
+    metrics = {
+        "kl": scaled_sum(estimate.detach(), denominator),
+        "kl_clamped_share": scaled_sum(beyond, denominator),
+    }
+    return LossTerm(value, metrics)
 
 
-def entropy_bonus(entropies: Float[Tensor, "target"], *, denominator: Denominator) -> LossTerm:
+def entropy_bonus(
+    entropies: Float[Tensor, "target"],
+    *,
+    denominator: Denominator,
+    weights: Float[Tensor, "target"] | None = None,
+) -> LossTerm:
     """Minus the mean entropy, so that adding ``coefficient · value`` rewards a spread-out policy.
 
     Args:
         entropies: Per sampled token in nats (:func:`token_entropies`), with gradient.
         denominator: Number of sampled tokens in the whole update batch.
+        weights: Of the tokens' entropies in the loss; ``None`` = 1 each.
 
     Returns:
         −Σ entropy / denominator; without targets 0. Metric: ``entropy``, the positive mean.
     """
-    mean = scaled_sum(entropies, denominator)
-    return LossTerm(-mean, {"entropy": mean.detach()})
+    bonus = scaled_sum(weighted(entropies, weights), denominator)
+    return LossTerm(-bonus, {"entropy": scaled_sum(entropies.detach(), denominator)})
 
 
 def _check_clipping(clip_low: float, clip_high: float, dual_clip: float | None) -> None:
