@@ -44,8 +44,9 @@ lint: $(VENV)/.dev ## check style, formatting and the import rule
 types: $(VENV)/.dev ## check types
 	$(BIN)/mypy
 
-bench: $(VENV)/.reference $(filter $(GENERATED),$(GAMES)) ## compare the native ALFWorld engine with TextWorld (GAMES="path ...")
+bench: $(VENV)/.reference $(filter $(GENERATED),$(GAMES)) ## measure both environments, ALFWorld beside TextWorld (GAMES="path ...")
 	$(ONE_THREAD) $(BIN)/python benchmarks/alfworld_engine.py $(GAMES)
+	$(ONE_THREAD) $(BIN)/python benchmarks/webshop_env.py
 
 notebooks: $(VENV)/.dev ## execute the notebooks
 	$(ONE_THREAD) $(BIN)/pytest -q -k notebook tests
