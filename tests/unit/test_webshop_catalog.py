@@ -236,10 +236,17 @@ def test_a_broken_product_list_is_named(tmp_path: Path, content: str, said: str)
     assert str(path) in str(fault.value)
 
 
+def test_bytes_that_are_no_text_are_told_in_plain_words(tmp_path: Path) -> None:
+    path = tmp_path / "items.json"
+    path.write_bytes(b'[{"asin": "\xff"}]')
+    with pytest.raises(DataFault, match="after 0 entries: lexical error: invalid bytes in UTF8 string"):
+        list(read_products(path))
+
+
 def test_a_broken_attribute_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "items_ins.json"
     path.write_text('[{"a": 1}]', encoding="utf-8")
-    with pytest.raises(DataFault, match=r"starts with '\[', not with a JSON object"):
+    with pytest.raises(DataFault, match=r"starts with '\[', not with a JSON object: make sure that it is"):
         list(read_entries(path))
     path.write_text('{"a": {}, "b": tru', encoding="utf-8")
     with pytest.raises(DataFault, match="not valid JSON after 1 entries"):

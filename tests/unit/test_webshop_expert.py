@@ -21,6 +21,7 @@ from envrl.envs.webshop.ordering import order_goals
 from envrl.envs.webshop.reading import read_wish
 from envrl.envs.webshop.shop import Shop
 from envrl.types import Game, Observation
+from unit.webshop_data import raw_product, write_shop
 
 _LAST_LINE = re.compile(r"goals=(\d+) success=([\d.]+) mean_reward=([\d.]+) mean_steps=([\d.]+)")
 
@@ -161,10 +162,25 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert float(found[2]) >= 0.9
     assert sum(line.startswith("> click[buy now]") for line in lines) == 1
     assert main([*named, "--human", str(files.human), "--goals", "5"]) == 0
-    assert capsys.readouterr().out.startswith("goals=5 ")
+    out = capsys.readouterr().out
+    assert re.search(r"^0 of \d+ goals \(0\.0 %\) can't be bought at reward 1\ngoals=5 ", out)
     assert main(["--items", str(files.items)]) == 1
     assert main([*named, "--goals", "0"]) == 1
     assert "ask for at least 1 goal" in capsys.readouterr().err
+    assert main([*named, "--show", "-1"]) == 1
+    assert "--show -1: ask for 0 or more" in capsys.readouterr().err
+
+
+def test_command_line_counts_goals_that_cannot_be_met(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The reward makes "tan" of a chosen "standard", and compares it with the pair of group and value.
+    options = {"Color": [{"value": "standard"}, {"value": "plain"}]}
+    items, about = write_shop(tmp_path, [raw_product(customization_options=options)])
+    assert main(["--items", str(items), "--attributes", str(about)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1 of 2 goals (50.0 %) can't be bought at reward 1 (options: 1)"
+    assert lines[1].startswith("goals=2 success=0.5000 ")
 
 
 def test_expert_on_official_products(capsys: pytest.CaptureFixture[str]) -> None:

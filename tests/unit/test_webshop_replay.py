@@ -86,6 +86,34 @@ def test_what_is_no_recording_is_refused(tmp_path, capsys, content, message):
     assert message in err
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e.update(seed=[1]), "'seed' holds [1], not a whole number"),
+        (lambda e: e.update(session={}), "'session' holds {}, not a number, a name or null"),
+        (lambda e: e.update(kwargs=None), "'kwargs' holds None, not an object"),
+        (lambda e: e.update(kwargs={"num_prev_obs": "2"}), "setting 'num_prev_obs' holds '2'"),
+        (lambda e: e.update(kwargs={"limit_goals": None}), "setting 'limit_goals' holds None"),
+        (lambda e: e.update(steps=3), "'steps' holds 3, not a list of objects"),
+        (lambda e: e.update(steps=[{}, 2]), "not a list of objects"),
+        (lambda e: e["steps"][1].pop("action"), "step 1 (from 0) has no text 'action'"),
+        (lambda e: e["steps"][2].update(action=5), "step 2 (from 0) has no text 'action'"),
+    ],
+)
+def test_an_episode_that_cannot_be_played_is_refused(tmp_path, capsys, change, message):
+    code, out, err = run(changed(tmp_path, change), capsys)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert "traces.json: episode 0 (from 0): " in err
+    assert message in err
+    assert err.endswith("record it again\n")
+
+
+def test_settings_that_ask_for_nothing_special_are_played(tmp_path, capsys):
+    path = changed(tmp_path, lambda e: e.update(kwargs={"num_products": None, "limit_goals": -1}))
+    assert run(path, capsys)[0] == 0
+
+
 def test_missing_files_are_named(tmp_path, capsys):
     assert main([str(DATA / "derived_traces.json"), *FILES[:4], "--human", str(tmp_path / "none.json")]) == 1
     assert "none.json" in capsys.readouterr().err

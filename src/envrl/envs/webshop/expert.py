@@ -24,6 +24,7 @@ from envrl.envs.webshop.catalog import load_catalog
 from envrl.envs.webshop.env import MAX_STEPS, WebShopEnv, goal_games
 from envrl.envs.webshop.files import ShopFiles
 from envrl.envs.webshop.generate import generate_catalogue
+from envrl.envs.webshop.goal_sets import report_unreachable
 from envrl.envs.webshop.goals import human_goals, read_human, synthetic_goals
 from envrl.envs.webshop.index import load_index
 from envrl.envs.webshop.judging import RESULTS_A_PAGE, Candidate, Judge
@@ -276,6 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.goals is not None and options.goals < 1:
             raise ConfigFault(f"--goals {options.goals}: ask for at least 1 goal")
+        if options.show < 0:
+            raise ConfigFault(f"--show {options.show}: ask for 0 or more episodes")
         shop = _shop_of(options)
         games = goal_games(shop.goals, "all", options.max_steps)[: options.goals]
         env = WebShopEnv(shop)
@@ -285,6 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for run in runs[: options.show]:
         _print_transcript(run)
+    print(report_unreachable(shop.goals, shop.catalog).summary())
     success = sum(run.won for run in runs) / len(runs)
     mean_reward = sum(run.task_score for run in runs) / len(runs)
     mean_steps = sum(len(run.commands) for run in runs) / len(runs)

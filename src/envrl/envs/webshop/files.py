@@ -109,7 +109,10 @@ def _require_start(path: Path, opening: bytes, expected: str) -> None:
         start = stream.read(_READ_BYTES).lstrip(_BLANKS)[:1]
     if start != opening:
         found = repr(start.decode("latin-1")) if start else "nothing"
-        raise DataFault(f"{path} starts with {found}, not with a JSON {expected}: {source_of(path.name)}")
+        raise DataFault(
+            f"{path} starts with {found}, not with a JSON {expected}: make sure that it is the file meant "
+            f"here, or fetch it again ({source_of(path.name)})"
+        )
 
 
 def _readable(path: Path, opening: bytes, expected: str) -> None:
@@ -121,7 +124,10 @@ def _readable(path: Path, opening: bytes, expected: str) -> None:
 
 
 def _broken(path: Path, count: int, error: Exception) -> DataFault:
-    reason = " ".join(str(error).split()).removesuffix("(right here) ------^").strip()
+    # Some reasons come as bytes, which may quote bytes that are no text.
+    first = error.args[0] if error.args else error
+    text = first.decode("utf-8", "backslashreplace") if isinstance(first, bytes) else str(error)
+    reason = " ".join(text.split()).removesuffix("(right here) ------^").strip()
     return DataFault(
         f"{path} is not valid JSON after {count} entries: {reason[:200]}. Fetch the file again "
         f"({source_of(path.name)})"

@@ -42,6 +42,7 @@ _SETTINGS = {
 _SHOP_KEYS = frozenset({"show_attrs", "num_products", "limit_goals"})
 _NO_EFFECT = frozenset({"file_path", "attr_path", "human_goals", "session", "seed", "get_image"})
 """Arguments of the original that say where files are, or what the episode says beside them."""
+_NUMBERS = frozenset({"num_prev_obs", "num_prev_actions", "num_products", "limit_goals"})
 _SHOWN = 300
 
 
@@ -102,7 +103,30 @@ def read_recording(path: Path) -> list[dict[str, Any]]:
         missing = [key for key in _EPISODE_KEYS if not isinstance(episode, dict) or key not in episode]
         if missing:
             raise DataFault(f"{path}: episode {number} (from 0) lacks {', '.join(missing)}: record it again")
+        if problem := _episode_problem(episode):
+            raise DataFault(f"{path}: episode {number} (from 0): {problem}: record it again")
     return episodes
+
+
+def _episode_problem(episode: Mapping[str, Any]) -> str | None:
+    """What of an episode can't be played, in words; None if it all can."""
+    if not isinstance(episode["seed"], int):
+        return f"'seed' holds {episode['seed']!r:.80}, not a whole number"
+    if not isinstance(episode["session"], int | str | None):
+        return f"'session' holds {episode['session']!r:.80}, not a number, a name or null"
+    kwargs, steps = episode["kwargs"], episode["steps"]
+    if not isinstance(kwargs, dict):
+        return f"'kwargs' holds {kwargs!r:.80}, not an object"
+    for name in _NUMBERS & kwargs.keys():
+        if not isinstance(kwargs[name], int) and not (name == "num_products" and kwargs[name] is None):
+            return f"setting {name!r} holds {kwargs[name]!r:.80}, not a whole number"
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        return f"'steps' holds {steps!r:.80}, not a list of objects"
+    # The first step is the reset, which needs no action.
+    lacking = (i for i, step in enumerate(steps) if i > 0 and not isinstance(step.get("action"), str))
+    if (place := next(lacking, None)) is not None:
+        return f"step {place} (from 0) has no text 'action'"
+    return None
 
 
 def build_session(paths: ShopPaths, episode: Mapping[str, Any]) -> ShopSession:
@@ -216,7 +240,10 @@ def replay(path: Path, paths: ShopPaths) -> Report:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replays recorded WebShop episodes and prints every difference; returns the exit code."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m envrl.envs.webshop.replay",
+        description="Replays recorded WebShop episodes and prints every difference.",
+    )
     parser.add_argument("traces", type=Path, metavar="TRACES.json", help="recorded episodes")
     parser.add_argument("--items", type=Path, required=True, help="product list of the recorded shop")
     parser.add_argument("--attributes", type=Path, required=True, help="attribute file that belongs to it")

@@ -109,7 +109,10 @@ def _load(items: Path, attributes: Path | None, rng: random.Random) -> Catalog:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answers the queries of the standard input, one a line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m envrl.envs.webshop.search",
+        description="Answers the queries of the standard input, one a line.",
+    )
     parser.add_argument("--items", type=Path, required=True, help="products, in the official format")
     parser.add_argument("--attributes", type=Path, help="their attributes, for the query <a>")
     parser.add_argument("--top", type=int, default=RESULTS, help="most products a line (default: 50)")

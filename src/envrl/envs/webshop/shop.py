@@ -68,7 +68,8 @@ class Shop:
         nouns: Noun tagger of the reward.
 
     Raises:
-        DataFault: There is no goal, or the index is not of this catalogue.
+        DataFault: There is no goal, or the index lacks products of the catalogue. One of other texts is
+            found out by :meth:`~envrl.envs.webshop.index.SearchIndex.check`.
     """
 
     def __init__(
