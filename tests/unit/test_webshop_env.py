@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from envrl.envs.base import TextEnv
 from envrl.envs.panels import make_panel
 from envrl.envs.webshop.env import WebShopEnv, admits, goal_games
+from envrl.envs.webshop.generate import generate_catalogue
 from envrl.envs.webshop.goal_sets import goal_id
 from envrl.errors import ConfigFault, DataFault, EnvFault
 from unit.webshop_shops import goal, product, shop_of
@@ -169,3 +171,15 @@ def test_the_benchmark_ends_with_its_rates(tmp_path, monkeypatch, capsys):
     written = json.loads((tmp_path / "o.json").read_text())
     assert (written["env"]["products"], written["env"]["episodes"]) == (90, 3)
     assert module.main([*small, "--episodes", "0"]) == 1
+
+
+def test_the_documented_way_to_play_works(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "webshop.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    generate_catalogue(Path("shop"), 120)
+    names: dict = {}
+    exec(compile(snippet, "docs/webshop.md", "exec"), names)
+    assert names["first"].startswith("WebShop\nInstruction: \n")
+    assert names["customer"].available.clickables[:2] == ("back to search", "next >")
+    assert (names["step"].reward, names["step"].done) == (0.0, False)
