@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from lightning.pytorch.loggers import Logger
 
 from envrl.envs.base import TextEnv
 from envrl.envs.pool import EnvPool
-from envrl.losses.advantages import grpo_advantages
+from envrl.experiments.credit import advantage_function
 from envrl.losses.dynamics import shuffled_pairing
 from envrl.policy.model import load_policy
 from envrl.policy.settings import PolicySettings, SamplingSettings
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.collector import Collector, CollectorSettings
+from envrl.rollout.credit import CreditSource
 from envrl.rollout.datamodule import RolloutDataModule
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.rollout.source import Experience, RolloutSource, SourceSettings, Wanted
@@ -78,12 +79,16 @@ def small_run(plan: RunPlan) -> SmallRun:
         micro_batches=plan.batch.micro_batches,
         diagnose_every=plan.diagnose_every,
     )
+    critic = module.critic
     source = RolloutSource(
         policy,
         collector,
         plan.games,
         SourceSettings(prompt, plan.rollout, plan.auxiliary, plan.batch, 1.0, plan.seed),
-        advantages=advantages,
+        credit=CreditSource(
+            advantage_function(plan.loss),
+            None if critic is None else lambda rows: critic.values(policy, rows),
+        ),
         pairing=shuffled_pairing,
         wanted=lambda _: Wanted(plan.measure, plan.measure),
     )
@@ -92,17 +97,6 @@ def small_run(plan: RunPlan) -> SmallRun:
         source, plan.batch, lambda: module.updates_done, lambda _, experience: collected.append(experience)
     )
     return SmallRun(plan, module, source, datamodule, collected)
-
-
-def advantages(scores: Sequence[float], groups: Sequence[int], trajectories: Sequence[int]) -> list[float]:
-    """GRPO's advantages as the composition root hands them in."""
-    values: list[float] = grpo_advantages(
-        torch.tensor(scores, dtype=torch.float64),
-        torch.tensor(groups),
-        torch.tensor(trajectories),
-        normalisation="rows",
-    ).tolist()
-    return values
 
 
 class Recorder(Logger):

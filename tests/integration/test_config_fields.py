@@ -195,6 +195,8 @@ BASE: dict[str, Any] = {
 STEPS = {"rollout.layout": "steps", "auxiliary.sp_rows": "questions"}
 FAR = {"batch.epochs": 3, "optim.lr": 0.1}
 """Updates that leave the sampling policy far enough behind for the bounds of the ratio to matter."""
+GIGPO = {"loss.algorithm": "gigpo"}
+PPO = {"loss.algorithm": "ppo"}
 SWITCH = {"loss.sp.kind": "switch", "loss.id.kind": "switch"}
 
 
@@ -242,6 +244,8 @@ CASES: dict[str, Case] = {
     "rollout.episodes_per_game": Case(2),
     "rollout.format_penalty": Case(0.9, ("weights",), {"prompt.form": "reasoned"}),
     "rollout.win_reward": Case(1.0, ("weights",)),
+    "rollout.refill_rounds": Case(1, ("weights",), {"env.train_games": 6}),
+    "rollout.mask_overlong": Case(True, ("weights",)),
     "rollout.env_timeout_s": Case(60.0, ("model",)),
     "auxiliary.sp_rows": Case("questions", ("metrics",)),
     "auxiliary.max_transitions": Case(2, ("metrics",)),
@@ -259,9 +263,20 @@ CASES: dict[str, Case] = {
     "loss.id.weight": Case(0.0, ("weights",)),
     "loss.id.length": Case(1, ("weights",)),
     "loss.id.switch_at": Case(1.0, ("weights",), SWITCH),
+    "loss.algorithm": Case("rloo", ("weights",)),
+    "loss.gigpo.gamma": Case(0.5, ("weights",), GIGPO),
+    "loss.gigpo.omega": Case(0.0, ("weights",), GIGPO),
+    "loss.gigpo.similarity": Case(0.3, ("weights",), GIGPO),
+    "loss.ppo.gamma": Case(0.5, ("weights",), PPO),
+    "loss.ppo.gae_lambda": Case(0.0, ("weights",), PPO),
+    "loss.ppo.value_coefficient": Case(5.0, ("weights",), PPO),
+    "loss.ppo.value_clip": Case(0.001, ("weights",), FAR | PPO),
+    "loss.ppo.value_lr": Case(0.1, ("weights",), PPO),
     # In the other layout an episode is one row, so that both pools are the same.
     "loss.normalisation": Case("episodes", ("weights",), STEPS),
     "loss.scale_by_std": Case(True, ("weights",)),
+    "loss.aggregation": Case("rows", ("weights",)),
+    "loss.row_tokens": Case(3, ("weights",), {"loss.aggregation": "constant"}),
     "loss.clip_low": Case(0.9, ("weights",), FAR),
     "loss.clip_high": Case(9.0, ("weights",), FAR),
     "loss.dual_clip": Case(1.01, ("weights",), FAR | {"loss.clip_high": 9.0}),

@@ -12,6 +12,7 @@ from envrl.policy.settings import LoraSettings
 from envrl.rollout.collate import make_batches
 from envrl.rollout.rows import TokenRow
 from envrl.rollout.settings import BatchSettings
+from envrl.rollout.turns import Turn
 from envrl.training.module import EnvRLModule
 from envrl.training.settings import LossSettings, OptimSettings
 from envrl.types import Role
@@ -39,7 +40,8 @@ def random_rows(rng: np.random.Generator) -> tuple[list[TokenRow], list[TokenRow
             bytes(roles),
             tuple(-3 + 0.3 * rng.standard_normal(len(roles))),
             trajectory=trajectory,
-            advantage=float(rng.standard_normal()),
+            turns=(Turn(0, len(roles)),),
+            advantages=(float(rng.standard_normal()),),
         )
 
     policy = [row(RowKind.POLICY, n, int(rng.integers(3, 30))) for n in range(9)]

@@ -208,7 +208,7 @@ class TestAggregation:
     LOSSES = wide(1, 2, 3, 5)
     LENGTHS = ids(3, 3, 3, 1)
 
-    def total(self, aggregation: str, limit: float | None = None) -> float:
+    def total(self, aggregation: str, limit: int | None = None) -> float:
         weights = token_weights(
             self.LENGTHS, aggregation=aggregation, action_tokens=4.0, rows=2.0, row_limit=limit
         )
@@ -217,7 +217,7 @@ class TestAggregation:
     def test_by_hand(self) -> None:
         assert self.total("tokens") == 2.75  # 11 / 4
         assert self.total("rows") == pytest.approx(3.5)  # (2 + 5) / 2
-        assert self.total("constant", 8.0) == pytest.approx(0.6875)  # (6 + 5) / 8 / 2
+        assert self.total("constant", 8) == pytest.approx(0.6875)  # (6 + 5) / 8 / 2
 
     def test_token_means_multiply_nothing(self) -> None:
         assert token_weights(self.LENGTHS, aggregation="tokens", action_tokens=4.0, rows=2.0) is None
@@ -225,7 +225,7 @@ class TestAggregation:
 
     def test_rows_of_equal_length_are_the_token_mean_and_constant_of_that_length_too(self) -> None:
         lengths = ids(2, 2, 2, 2)
-        for aggregation, limit in (("rows", None), ("constant", 2.0)):
+        for aggregation, limit in (("rows", None), ("constant", 2)):
             weights = token_weights(
                 lengths, aggregation=aggregation, action_tokens=4.0, rows=2.0, row_limit=limit
             )
@@ -234,7 +234,7 @@ class TestAggregation:
 
     def test_no_targets_and_nonsense(self) -> None:
         none = torch.zeros(0).long()
-        for aggregation, limit in (("rows", None), ("constant", 5.0)):
+        for aggregation, limit in (("rows", None), ("constant", 5)):
             weights = token_weights(
                 none, aggregation=aggregation, action_tokens=0.0, rows=0.0, row_limit=limit
             )

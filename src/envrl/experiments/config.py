@@ -19,7 +19,7 @@ from envrl.errors import ConfigFault
 from envrl.policy.settings import PolicySettings, SamplingSettings, embedded_policy
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
-from envrl.training.settings import LossSettings, OptimSettings
+from envrl.training.settings import COMPARES_EPISODES, LossSettings, OptimSettings
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,17 @@ class RunConfig:
                 f"env.train_games is {self.env.train_games}, fewer than the rollout.games="
                 f"{self.rollout.games} of an iteration; use at least as many"
             )
+        if self.loss.algorithm in COMPARES_EPISODES and self.rollout.episodes_per_game == 1:
+            raise ConfigFault(
+                f"rollout.episodes_per_game is 1, but loss.algorithm={self.loss.algorithm} compares the "
+                "episodes of a game with each other; use at least 2, or reinforce++ or ppo"
+            )
+        if self.rollout.refill_rounds > 0 and self.env.train_games == self.rollout.games:
+            raise ConfigFault(
+                f"rollout.refill_rounds is {self.rollout.refill_rounds}, but each iteration plays all "
+                f"env.train_games={self.env.train_games} games, so there are no others to play; use more "
+                "training games, or refill_rounds=0"
+            )
         for name, schedule in (("sp", self.loss.sp), ("id", self.loss.id)):
             if schedule.length is not None and schedule.length > self.train.iterations:
                 raise ConfigFault(
@@ -211,6 +222,14 @@ class RunConfig:
     def worded(self) -> PromptSettings:
         """Prompts in the wording of the environment that is played, unless another one is asked for."""
         return replace(self.prompt, domain=self.prompt.domain or self.env.name)
+
+    @property
+    def bounded_loss(self) -> LossSettings:
+        """The loss, with the number of tokens that a row of this layout can hold."""
+        if self.loss.row_tokens is not None:
+            return self.loss
+        turns = self.env.steps if self.rollout.layout == "transcript" else 1
+        return replace(self.loss, row_tokens=turns * self.sampling.max_new_tokens)
 
     @property
     def embodied(self) -> PolicySettings:

@@ -130,7 +130,9 @@ def evaluate(config: RunConfig, run: Path | None) -> tuple[Evaluation, str]:
 
 def _load_weights(policy: Policy, checkpoint: Mapping[str, Any], config: RunConfig) -> None:
     """Puts a checkpoint's trained weights into the policy; the frozen ones come from the base model."""
-    weights = {name.removeprefix("policy."): value for name, value in checkpoint["state_dict"].items()}
+    saved = checkpoint["state_dict"].items()
+    # What else was trained beside the policy (a critic) does not act.
+    weights = {name.removeprefix("policy."): w for name, w in saved if name.startswith("policy.")}
     trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
     if different := sorted(trained ^ set(weights)):
         reason = f"{different[0]} is only in one of them"

@@ -12,7 +12,7 @@ from typing import Any
 
 from envrl.analysis.records import RunRecord, load_record
 from envrl.errors import DataFault, EnvrlError
-from envrl.experiments.config import RunConfig, as_plain
+from envrl.experiments.config import RunConfig, as_plain, merge
 
 CHECKPOINT = "last.ckpt"
 _LOCK = ".lock"
@@ -63,8 +63,10 @@ def existing_record(path: Path, config: RunConfig) -> RunRecord | None:
         return None
     record = load_record(path)
     wanted = json.loads(json.dumps(as_plain(config)))
-    if record.config != wanted:
-        difference = first_difference(record.config, wanted)
+    # A record may be older than a setting; it was made with what is now that setting's default.
+    had = merge(json.loads(json.dumps(as_plain(RunConfig()))), record.config)
+    if had != wanted:
+        difference = first_difference(had, wanted)
         raise DataFault(
             f"{path.parent} holds a run of another configuration ({difference}); choose "
             "another --name, or remove that folder to run it anew"

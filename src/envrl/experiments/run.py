@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -10,6 +10,7 @@ from envrl.analysis.records import RunRecord, record_path
 from envrl.envs.panels import Panel
 from envrl.envs.pool import EnvPool
 from envrl.experiments.config import RunConfig, as_plain
+from envrl.experiments.credit import advantage_function
 from envrl.experiments.games import environment_factory, game_sets
 from envrl.experiments.resume import (
     CHECKPOINT,
@@ -20,10 +21,10 @@ from envrl.experiments.resume import (
     read_checkpoint,
 )
 from envrl.experiments.runner import Parts, Runner, RunPlace
-from envrl.losses.advantages import grpo_advantages
 from envrl.losses.dynamics import shuffled_pairing
 from envrl.policy.model import Policy, load_policy
 from envrl.rollout.collector import Collector, CollectorSettings
+from envrl.rollout.credit import CreditSource
 from envrl.rollout.source import RolloutSource, SourceSettings, Wanted
 from envrl.seeding import derive_seed
 from envrl.tracking.runs import find_run
@@ -55,12 +56,13 @@ def build(config: RunConfig) -> Parts:
     collector = build_collector(config, policy, pool)
     module = EnvRLModule(
         policy,
-        config.loss,
+        config.bounded_loss,
         config.optim,
         iterations=config.train.iterations,
         micro_batches=config.batch.micro_batches,
         diagnose_every=config.train.diagnose_every,
     )
+    critic = module.critic
     source = RolloutSource(
         policy,
         collector,
@@ -73,30 +75,15 @@ def build(config: RunConfig) -> Parts:
             config.sampling.temperature,
             config.seed,
         ),
-        advantages=_advantage_function(config),
+        credit=CreditSource(
+            advantage_function(config.loss),
+            None if critic is None else lambda rows: critic.values(policy, rows),
+            config.batch.micro_batches,
+        ),
         pairing=shuffled_pairing,
         wanted=lambda iteration: _wanted(config, module, iteration),
     )
     return Parts(policy, pool, collector, games, module, source)
-
-
-def _advantage_function(
-    config: RunConfig,
-) -> Callable[[Sequence[float], Sequence[int], Sequence[int]], Sequence[float]]:
-    def advantages(
-        scores: Sequence[float], groups: Sequence[int], trajectories: Sequence[int]
-    ) -> Sequence[float]:
-        result = grpo_advantages(
-            torch.tensor(scores, dtype=torch.float64),
-            torch.tensor(groups),
-            torch.tensor(trajectories),
-            normalisation=config.loss.normalisation,
-            scale_by_std=config.loss.scale_by_std,
-        )
-        values: list[float] = result.tolist()
-        return values
-
-    return advantages
 
 
 def _wanted(config: RunConfig, module: EnvRLModule, iteration: int) -> Wanted:

@@ -137,7 +137,7 @@ class Runner:
         self._update()
         tags = {
             "env": self._config.env.name,
-            "algorithm": "grpo",
+            "algorithm": self._config.loss.algorithm,
             "arm": self._place.arm,
             "seed": str(self._config.seed),
             "panel": self._parts.games.panel.panel_hash,

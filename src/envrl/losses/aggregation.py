@@ -21,7 +21,7 @@ def token_weights(
     aggregation: Aggregation,
     action_tokens: float,
     rows: float,
-    row_limit: float | None = None,
+    row_limit: int | None = None,
 ) -> Float[Tensor, "target"] | None:
     """Weight of every target token in a sum that is then divided by ``action_tokens``.
 

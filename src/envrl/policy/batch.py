@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -32,6 +33,31 @@ class Denominators:
     sp_tokens: float
     id_tokens: float
     id_rows: float
+    policy_rows: float = 0.0
+    """Policy rows that hold an action token."""
+    turns: float = 0.0
+    """Turns with a target for the critic."""
+
+
+@dataclass(frozen=True)
+class TurnBatch:
+    """Turns of the policy rows, in the order of rows and turns: where a critic is asked, and what for.
+
+    Attributes:
+        rows: Row of each turn in its batch.
+        positions: Place of the last token before the answer; its hidden state knows what the policy knew.
+        sampled_values: What the critic said when the episodes were played.
+        returns: What it should have said.
+    """
+
+    rows: Int[Tensor, " turns"]
+    positions: Int[Tensor, " turns"]
+    sampled_values: Float[Tensor, " turns"]
+    returns: Float[Tensor, " turns"]
+
+    def to(self, device: torch.device | str) -> TurnBatch:
+        """The same turns on another device."""
+        return TurnBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -42,9 +68,10 @@ class RowBatch:
         token_ids: Token ids.
         roles: :class:`envrl.types.Role` of each token.
         sampled_logprobs: Natural log-probability under the sampling policy; 0 where not sampled.
-        advantages: Advantage of the row an action token belongs to; 0 elsewhere.
+        advantages: Advantage of the turn an action token belongs to; 0 elsewhere.
         kinds: :class:`RowKind` of each row.
         policy_version: Optimiser updates the sampling weights had seen.
+        turns: What a critic is asked about; None without a critic.
     """
 
     token_ids: Int[Tensor, "batch seq"]
@@ -53,10 +80,13 @@ class RowBatch:
     advantages: Float[Tensor, "batch seq"]
     kinds: Int[Tensor, " batch"]
     policy_version: Int[Tensor, " batch"]
+    turns: TurnBatch | None = None
 
     def to(self, device: torch.device | str) -> RowBatch:
         """The same rows on another device."""
-        return RowBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: None if part is None else part.to(device) for n, part in parts.items()}
+        return RowBatch(**moved)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from envrl.policy.batch import Denominators, RolloutBatch, RowBatch, RowKind
+from envrl.policy.batch import Denominators, RolloutBatch, RowBatch, RowKind, TurnBatch
 from envrl.rollout.rows import TokenRow
 from envrl.rollout.settings import BatchSettings
 from envrl.types import Role
@@ -28,8 +28,10 @@ def row_batch(rows: Sequence[TokenRow], pad_id: int) -> RowBatch | None:
         ids[i, :n] = row.token_ids
         roles[i, :n] = np.frombuffer(row.roles, dtype=np.uint8)
         logprobs[i, :n] = row.logprobs
-        if row.kind is RowKind.POLICY:
-            advantages[i, :n] = np.where(roles[i, :n] == Role.ACTION, row.advantage, 0.0)
+        if row.kind is RowKind.POLICY and row.advantages:
+            for turn, advantage in zip(row.turns, row.advantages, strict=True):
+                answer = slice(turn.start, turn.start + turn.length)
+                advantages[i, answer] = np.where(roles[i, answer] == Role.ACTION, advantage, 0.0)
     return RowBatch(
         torch.from_numpy(ids),
         torch.from_numpy(roles),
@@ -37,6 +39,23 @@ def row_batch(rows: Sequence[TokenRow], pad_id: int) -> RowBatch | None:
         torch.from_numpy(advantages),
         torch.tensor([int(r.kind) for r in rows]),
         torch.tensor([r.policy_version for r in rows]),
+        _turn_batch(rows),
+    )
+
+
+def _turn_batch(rows: Sequence[TokenRow]) -> TurnBatch | None:
+    """The turns a critic is asked about; None if there are none."""
+    asked = [
+        (i, turn.start - 1, value, target)
+        for i, row in enumerate(rows)
+        if row.returns
+        for turn, value, target in zip(row.turns, row.values, row.returns, strict=True)
+    ]
+    if not asked:
+        return None
+    numbers, positions, values, targets = zip(*asked, strict=True)
+    return TurnBatch(
+        torch.tensor(numbers), torch.tensor(positions), torch.tensor(values), torch.tensor(targets)
     )
 
 
@@ -50,6 +69,8 @@ def denominators(policy: Sequence[TokenRow], questions: Sequence[TokenRow]) -> D
         sp_tokens=float(sum(r.count(Role.OBSERVATION) for r in sp_rows)),
         id_tokens=float(sum(r.count(Role.ACTION) for r in id_rows)),
         id_rows=float(len(id_rows)),
+        policy_rows=float(sum(r.count(Role.ACTION) > 0 for r in policy)),
+        turns=float(sum(len(r.returns) for r in policy)),
     )
 
 

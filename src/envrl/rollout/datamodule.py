@@ -63,7 +63,7 @@ class RolloutDataModule(L.LightningDataModule):
         assert self.trainer is not None
         iteration = self.trainer.current_epoch
         experience = self._source.collect(iteration, self._policy_version())
-        self.episodes_played += sum(len(g.trajectories) for g in experience.groups)
+        self.episodes_played += experience.episodes
         self._on_collected(iteration, experience)
         return experience
 

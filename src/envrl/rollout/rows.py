@@ -17,6 +17,7 @@ from envrl.prompts.dynamics import inverse_dynamics_question, state_prediction_q
 from envrl.prompts.render import without_banner
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.settings import AuxiliaryRows, RolloutSettings
+from envrl.rollout.turns import Turn, answer_roles, turn_of
 from envrl.types import Finish, Group, Message, Role, StopReason, Trajectory, Transition
 
 NOOP = "Nothing happens."
@@ -37,7 +38,10 @@ class TokenRow:
         group: Number of the group (policy rows).
         trajectory: Number of the trajectory within the iteration.
         policy_version: Optimiser updates the sampling weights had seen.
-        advantage: Filled in later.
+        turns: Its environment steps in order (policy rows).
+        advantages: One per turn; filled in later, as are the next two.
+        values: What the critic said of each turn; empty without a critic.
+        returns: What it should have said.
     """
 
     kind: RowKind
@@ -48,7 +52,10 @@ class TokenRow:
     group: int = 0
     trajectory: int = 0
     policy_version: int = 0
-    advantage: float = 0.0
+    turns: tuple[Turn, ...] = ()
+    advantages: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    returns: tuple[float, ...] = ()
 
     def count(self, role: Role) -> int:
         """Tokens of that role."""
@@ -97,10 +104,11 @@ def _step_rows(
             TokenRow(
                 RowKind.POLICY,
                 g.prompt_ids + g.token_ids,
-                g.prompt_roles + bytes([Role.ACTION]) * len(g.token_ids),
+                g.prompt_roles + answer_roles(g, rollout),
                 (0.0,) * len(g.prompt_ids) + g.logprobs,
                 score=_score(trajectory, rollout, int(not transition.format_valid)),
                 policy_version=g.policy_version,
+                turns=(turn_of(transition, len(g.prompt_ids), rollout),),
             )
         )
     return rows
@@ -113,14 +121,16 @@ def _transcript_rows(
     ids: tuple[int, ...] = ()
     roles = b""
     logprobs: tuple[float, ...] = ()
+    turns: tuple[Turn, ...] = ()
     transitions = trajectory.transitions
     for number, transition in enumerate(transitions):
         g = transition.generation
         given, given_roles = g.prompt_ids[len(ids) :], g.prompt_roles[len(roles) :]
         if number > 0 and not (read_off and is_sp_target(transitions[number - 1], False, auxiliary)):
             given_roles = _without_observations(given_roles)
+        turns += (turn_of(transition, len(g.prompt_ids), rollout),)
         ids += given + g.token_ids
-        roles += given_roles + bytes([Role.ACTION]) * len(g.token_ids)
+        roles += given_roles + answer_roles(g, rollout)
         logprobs += (0.0,) * len(given) + g.logprobs
     if read_off and is_sp_target(transitions[-1], True, auxiliary):
         ending = chat.last_observation(
@@ -132,7 +142,7 @@ def _transcript_rows(
     invalid = sum(not t.format_valid for t in transitions)
     version = transitions[0].generation.policy_version
     score = _score(trajectory, rollout, invalid)
-    return [TokenRow(RowKind.POLICY, ids, roles, logprobs, score, policy_version=version)]
+    return [TokenRow(RowKind.POLICY, ids, roles, logprobs, score, policy_version=version, turns=turns)]
 
 
 def _without_observations(roles: bytes) -> bytes:
@@ -258,7 +268,12 @@ def shuffled_transcript_rows(
             roles += bytes([role]) * len(content)
         rows.append(
             replace(
-                row, kind=RowKind.STATE_PREDICTION, token_ids=ids, roles=roles, logprobs=(0.0,) * len(ids)
+                row,
+                kind=RowKind.STATE_PREDICTION,
+                token_ids=ids,
+                roles=roles,
+                logprobs=(0.0,) * len(ids),
+                turns=(),
             )
         )
     return rows

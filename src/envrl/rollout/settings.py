@@ -23,6 +23,12 @@ class RolloutSettings:
     """Subtracted from the score of a step whose answer did not follow the format."""
     win_reward: float = 10.0
     """Score of a won episode; environments answer 1 for a win, this scales it."""
+    refill_rounds: int = 0
+    """Times that groups whose episodes all have the same return are replaced by other, newly played games
+    (DAPO's dynamic sampling); what is flat after the last round stays. 0 keeps every group."""
+    mask_overlong: bool = False
+    """Leave answers that were cut off at sampling.max_new_tokens out of the policy's loss (DAPO's overlong
+    filtering); they still count in scores."""
     env_timeout_s: float | None = None
     """Seconds after which a step of an environment counts as hung; None waits forever."""
 
@@ -30,6 +36,8 @@ class RolloutSettings:
         for name in ("games", "episodes_per_game"):
             if getattr(self, name) < 1:
                 raise ConfigFault(f"rollout.{name} is {getattr(self, name)}; use at least 1")
+        if self.refill_rounds < 0:
+            raise ConfigFault(f"rollout.refill_rounds is {self.refill_rounds}; use 0 (never) or more")
         if self.format_penalty < 0:
             raise ConfigFault(f"rollout.format_penalty is {self.format_penalty}; use 0 or more")
         if self.env_timeout_s is not None and self.env_timeout_s <= 0:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import numpy as np
 
 from envrl.policy.batch import RolloutBatch
 from envrl.policy.chat import ChatMarkup
@@ -13,6 +15,7 @@ from envrl.policy.sampler import CachedSession
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.collate import make_batches
 from envrl.rollout.collector import Collector, EpisodePlan, SessionFactory
+from envrl.rollout.credit import CreditSource
 from envrl.rollout.rows import (
     Pairing,
     TokenRow,
@@ -23,10 +26,7 @@ from envrl.rollout.rows import (
 )
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.seeding import derive_seed, generator
-from envrl.types import Game, Group, Role, StopReason, Trajectory
-
-AdvantageFn = Callable[[Sequence[float], Sequence[int], Sequence[int]], Sequence[float]]
-"""(score, group, trajectory) of every policy row -> advantage of every policy row."""
+from envrl.types import Finish, Game, Group, Role, StopReason, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,28 @@ class SourceSettings:
 
 @dataclass(frozen=True)
 class Experience:
-    """An iteration's micro-batches, its episodes, and what was measured while they were played."""
+    """What an iteration has brought.
+
+    Attributes:
+        batches: Its micro-batches.
+        groups: The episodes they are made from.
+        metrics: What was measured meanwhile.
+        episodes: Episodes played, those of replaced groups included.
+    """
 
     batches: list[RolloutBatch]
     groups: tuple[Group, ...]
     metrics: dict[str, float]
+    episodes: int
+
+
+@dataclass(frozen=True)
+class _Played:
+    """Groups to learn from, and what was measured while they and replaced ones were played."""
+
+    groups: tuple[Group, ...]
+    metrics: dict[str, float]
+    episodes: int
 
 
 class RolloutSource:
@@ -66,7 +83,7 @@ class RolloutSource:
         collector: The loop.
         games: Training games.
         settings: What an iteration consists of.
-        advantages: Computes advantages (a loss function, handed in so that rollouts know no loss).
+        credit: Computes advantages (from loss functions, handed in so that rollouts know no loss).
         pairing: Permutation of the shuffled-target control, handed in for the same reason.
         wanted: Which auxiliary targets an iteration needs.
     """
@@ -78,7 +95,7 @@ class RolloutSource:
         games: Sequence[Game],
         settings: SourceSettings,
         *,
-        advantages: AdvantageFn,
+        credit: CreditSource,
         pairing: Pairing,
         wanted: Callable[[int], Wanted],
     ) -> None:
@@ -86,21 +103,17 @@ class RolloutSource:
         self._collector = collector
         self._games = tuple(games)
         self._settings = settings
-        self._advantages = advantages
+        self._credit = credit
         self._pairing = pairing
         self._wanted = wanted
 
     def collect(self, iteration: int, policy_version: int) -> Experience:
         """Plays an iteration's episodes and makes its micro-batches."""
-        groups, rollout_metrics = self._play(iteration, policy_version)
-        rows = policy_rows(groups, self._chat, self._settings.rollout, self._settings.auxiliary)
-        # Without rows (every environment failed) there is nothing to compare, only an empty update.
-        advantages = (
-            self._advantages([r.score for r in rows], [r.group for r in rows], [r.trajectory for r in rows])
-            if rows
-            else ()
+        played = self._play(iteration, policy_version)
+        groups, rollout = played.groups, self._settings.rollout
+        rows, credit_metrics = self._credit(
+            policy_rows(groups, self._chat, rollout, self._settings.auxiliary), self._chat.pad_id
         )
-        rows = [replace(r, advantage=float(a)) for r, a in zip(rows, advantages, strict=True)]
         questions = self._questions(groups, self._wanted(iteration), iteration)
         batches = make_batches(
             rows,
@@ -110,35 +123,57 @@ class RolloutSource:
             iteration,
             generator(self._settings.seed, "iteration", iteration, "batches"),
         )
-        return Experience(batches, groups, rollout_metrics | _row_metrics(rows))
+        metrics = played.metrics | _row_metrics(rows) | credit_metrics
+        if rollout.mask_overlong:
+            metrics["rollout/overlong_share"] = _overlong_share(groups)
+        return Experience(batches, groups, metrics, played.episodes)
 
     @property
     def _chat(self) -> ChatMarkup:
         return self._policy.chat
 
-    def _play(self, iteration: int, version: int) -> tuple[tuple[Group, ...], dict[str, float]]:
+    def _play(self, iteration: int, version: int) -> _Played:
+        """Plays the iteration's games, and others instead of those that nothing can be learnt from."""
         rollout, root = self._settings.rollout, self._settings.seed
-        picker = generator(root, "iteration", iteration, "games")
+        started = time.perf_counter()
         count = min(rollout.games, len(self._games))
-        picked = [self._games[i] for i in picker.choice(len(self._games), size=count, replace=False).tolist()]
+        picker = generator(root, "iteration", iteration, "games")
+        groups = self._play_games(_pick(picker, self._games, count), iteration, version)
+        # Measured on these alone: games that are played instead of others are no fair sample.
+        metrics = episode_metrics(_trajectories(groups), "rollout")
+        played = list(groups)
+        for number in range(rollout.refill_rounds):
+            known = {group.game.game_id for group in played}
+            left = [game for game in self._games if game.game_id not in known]
+            places = [n for n, group in enumerate(groups) if is_flat(group)][: len(left)]
+            if not places:
+                break
+            picker = generator(root, "iteration", iteration, "refill", number)
+            fresh = self._play_games(_pick(picker, left, len(places)), iteration, version)
+            for place, group in zip(places, fresh, strict=True):
+                groups[place] = group
+            played += fresh
+        everything = _trajectories(played)
+        metrics |= _speed(everything, time.perf_counter() - started)
+        if rollout.refill_rounds > 0:
+            metrics["rollout/refilled_groups"] = float(len(played) - len(groups))
+        return _Played(tuple(groups), metrics, len(everything))
+
+    def _play_games(self, games: Sequence[Game], iteration: int, version: int) -> list[Group]:
+        """A group of episodes of each game."""
+        root, size = self._settings.seed, self._settings.rollout.episodes_per_game
         plans = [
             EpisodePlan(game, derive_seed(root, "iteration", iteration, game.game_id, "episode", number))
-            for game in picked
-            for number in range(rollout.episodes_per_game)
+            for game in games
+            for number in range(size)
         ]
-        started = time.perf_counter()
         trajectories = self._collector.collect(
             plans,
             session_factory(self._policy),
             temperature=self._settings.temperature,
             policy_version=version,
         )
-        seconds = time.perf_counter() - started
-        size = rollout.episodes_per_game
-        groups = tuple(
-            Group(game, tuple(trajectories[n * size : (n + 1) * size])) for n, game in enumerate(picked)
-        )
-        return groups, episode_metrics(trajectories, "rollout") | _speed(trajectories, seconds)
+        return [Group(game, tuple(trajectories[n * size : (n + 1) * size])) for n, game in enumerate(games)]
 
     def _questions(self, groups: Sequence[Group], wanted: Wanted, iteration: int) -> list[TokenRow]:
         s = self._settings
@@ -163,6 +198,26 @@ def session_factory(policy: Policy) -> SessionFactory:
     return lambda rows: CachedSession(model, rows, policy.chat.end_id)
 
 
+def _pick(picker: np.random.Generator, games: Sequence[Game], count: int) -> list[Game]:
+    """Different ones of the games."""
+    return [games[i] for i in picker.choice(len(games), size=count, replace=False).tolist()]
+
+
+def _trajectories(groups: Sequence[Group]) -> list[Trajectory]:
+    return [trajectory for group in groups for trajectory in group.trajectories]
+
+
+def is_flat(group: Group) -> bool:
+    """Whether all episodes of a group have the same return, so that none is better than another.
+
+    Episodes that an environment fault ended don't count, as they give no rows. A broken format may still
+    cost some of them a little: that alone is no reason to keep a group (declared choice; DAPO, arXiv
+    2503.14476, section 3.2, drops groups whose answers are all right or all wrong).
+    """
+    returns = {t.episode_return for t in group.trajectories if t.stop is not StopReason.ENV_FAULT}
+    return len(returns) < 2
+
+
 def episode_metrics(trajectories: Sequence[Trajectory], prefix: str) -> dict[str, float]:
     """Means over episodes; faulted ones count as lost (and in ``fault_rate``)."""
     count = max(1, len(trajectories))
@@ -182,6 +237,12 @@ def episode_metrics(trajectories: Sequence[Trajectory], prefix: str) -> dict[str
 def _speed(trajectories: Sequence[Trajectory], seconds: float) -> dict[str, float]:
     written = sum(len(t.generation.token_ids) for tr in trajectories for t in tr.transitions)
     return {"rollout/seconds": seconds, "rollout/tokens_per_second": written / max(seconds, 1e-9)}
+
+
+def _overlong_share(groups: Sequence[Group]) -> float:
+    """Share of answers that were cut off."""
+    answers = [t.generation.finish for g in groups for tr in g.trajectories for t in tr.transitions]
+    return sum(finish is Finish.LENGTH for finish in answers) / max(1, len(answers))
 
 
 def _row_metrics(rows: Sequence[TokenRow]) -> dict[str, float]:

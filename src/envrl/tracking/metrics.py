@@ -54,6 +54,37 @@ _ROLLOUT = (
         "groups in which every row has the same score, so no advantage / groups",
         False,
     ),
+    MetricSpec(
+        "rollout/refilled_groups",
+        "count",
+        "groups played in the place of flat ones; measures of episodes leave them out "
+        "(only with rollout.refill_rounds)",
+        None,
+    ),
+    MetricSpec(
+        "rollout/overlong_share",
+        "share",
+        "answers cut off at the limit of tokens / answers (only with rollout.mask_overlong)",
+        False,
+    ),
+    MetricSpec("rollout/step_group_size", "turns", "GiGPO: turns / step groups", None),
+    MetricSpec(
+        "rollout/lone_step_share",
+        "share",
+        "GiGPO: turns alone in their step group, so without a step advantage / turns",
+        False,
+    ),
+    MetricSpec(
+        "rollout/score_mean", "score", "REINFORCE++: mean score of the rows, what all are compared with", True
+    ),
+    MetricSpec("rollout/value_mean", "score", "PPO: mean of the critic's values over turns", None),
+    MetricSpec(
+        "rollout/explained_variance",
+        "share",
+        "PPO: 1 − variance of (return − value) / variance of the return over turns, before the update; "
+        "0 if all returns are equal",
+        True,
+    ),
     MetricSpec("rollout/action_tokens", "tokens", "action tokens in the rows trained on", None),
     MetricSpec("rollout/tokens_per_second", "tokens/s", "tokens sampled / seconds of collection", True),
     MetricSpec("rollout/seconds", "s", "wall time of collection", False),
@@ -63,7 +94,7 @@ _TRAINING = (
     MetricSpec(
         "train/loss_<term>",
         "nats",
-        "one term, unweighted: policy (clipped surrogate), entropy, kl, sp or id",
+        "one term, unweighted: policy (clipped surrogate), entropy, kl, value, sp or id",
         None,
     ),
     MetricSpec(
@@ -87,6 +118,13 @@ _TRAINING = (
         "nats/token",
         "mean absolute difference of log p in the update and log p recorded by the sampler; with one "
         "update an iteration it is the gap between the two computations alone",
+        False,
+    ),
+    MetricSpec("train/value_error", "score", "PPO: mean distance of value and return over turns", False),
+    MetricSpec(
+        "train/value_clip_share",
+        "share",
+        "PPO: turns whose value is at the bound of its change / turns",
         False,
     ),
     MetricSpec(

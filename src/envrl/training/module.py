@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from envrl.errors import PolicyFault
+from envrl.losses.aggregation import token_weights
 from envrl.losses.dynamics import inverse_dynamics, state_prediction
 from envrl.losses.policy import clipped_surrogate, entropy_bonus, kl_k3, token_entropies, token_logprobs
 from envrl.losses.schedules import schedule_value
 from envrl.losses.terms import LossTerm, combine
-from envrl.policy.batch import RolloutBatch, RowBatch, RowKind
+from envrl.policy.batch import Denominators, RolloutBatch, RowBatch, RowKind
 from envrl.policy.model import Policy
+from envrl.training.critic import Critic
 from envrl.training.gradients import TermGradients
+from envrl.training.optimiser import adamw, clip_each_group
 from envrl.training.settings import LossSettings, OptimSettings
 from envrl.types import Role
 
@@ -28,6 +31,7 @@ class EnvRLModule(L.LightningModule):
     Automatic optimisation: an update is accumulated over ``micro_batches`` training steps. Every term is
     divided by the target count of the whole update, so the sum over micro-batches is the loss of the
     whole. A term of weight 0 is not part of the graph: it is measured, if at all, without gradients.
+    With PPO there is a critic beside the policy, ``critic``, and its loss.
 
     Args:
         policy: Model, adapters, markup.
@@ -51,6 +55,8 @@ class EnvRLModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.policy = policy
+        size = policy.causal.config.get_text_config().hidden_size
+        self.critic = Critic(size, loss.ppo) if loss.algorithm == "ppo" else None
         self._loss = loss
         self._optim = optim
         self._iterations = iterations
@@ -138,16 +144,23 @@ class EnvRLModule(L.LightningModule):
             logger.log_metrics(metrics, step=iteration)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over the parameters that are trained, optionally with 8-bit state."""
-        options: dict[str, Any] = {
-            "lr": self._optim.lr,
-            "betas": (0.9, self._optim.beta2),
-            "weight_decay": self._optim.weight_decay,
-        }
-        trained = list(self._trained())
-        if self._optim.eight_bit:
-            return _eight_bit_adamw(trained, options)
-        return torch.optim.AdamW(trained, **options)
+        """AdamW over the policy's trained parameters, and over the critic's at its own learning rate."""
+        if self.critic is None:
+            return adamw(self._trained(), self._optim)
+        policy = (p for p in self.policy.parameters() if p.requires_grad)
+        return adamw(policy, self._optim, self.critic.parameters(), self._loss.ppo.value_lr)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips policy and critic apart."""
+        if self.critic is None or not gradient_clip_val:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            clip_each_group(optimizer, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the trained weights and the version; the frozen base is reloaded from its source."""
@@ -178,6 +191,7 @@ class EnvRLModule(L.LightningModule):
         return {
             "kl": self._loss.kl_coefficient,
             "entropy": self._loss.entropy_coefficient,
+            "value": self._loss.ppo.value_coefficient,
             "sp": lambda_sp,
             "id": lambda_id,
         }
@@ -203,6 +217,7 @@ class EnvRLModule(L.LightningModule):
         targets = rows.token_ids[:, 1:][acted]
         logits = self.policy.logits(hidden[:, :-1][acted])
         logprobs = token_logprobs(logits, targets)
+        shares = self._token_weights(acted, counts)
         terms = {
             "policy": clipped_surrogate(
                 logprobs,
@@ -212,26 +227,47 @@ class EnvRLModule(L.LightningModule):
                 clip_high=self._loss.clip_high,
                 dual_clip=self._loss.dual_clip,
                 denominator=counts.action_tokens,
+                weights=shares,
             )
         }
         with torch.set_grad_enabled(weights["entropy"] > 0):
-            terms["entropy"] = entropy_bonus(token_entropies(logits), denominator=counts.action_tokens)
+            terms["entropy"] = entropy_bonus(
+                token_entropies(logits), denominator=counts.action_tokens, weights=shares
+            )
+        if self.critic is not None and rows.turns is not None:
+            terms["value"] = self.critic.loss(hidden, rows.turns, counts.turns)
         if weights["kl"] > 0 or self._diagnosing(batch.iteration):
             with torch.set_grad_enabled(weights["kl"] > 0):
-                terms["kl"] = self._kl(rows, acted, targets, logprobs, counts.action_tokens)
+                terms["kl"] = self._kl(rows, acted, targets, logprobs, counts.action_tokens, shares)
         if counts.sp_tokens > 0 and bool((rows.roles == Role.OBSERVATION).any()):
             with torch.set_grad_enabled(weights["sp"] > 0):
                 source = hidden if weights["sp"] > 0 else hidden.detach()
                 terms["sp"] = self._sp(rows, source, counts.sp_tokens)
         return terms
 
+    def _token_weights(self, acted: Tensor, counts: Denominators) -> Tensor | None:
+        """Weights of the written tokens of some rows; a row is never split over micro-batches."""
+        return token_weights(
+            acted.sum(1, keepdim=True).expand_as(acted)[acted],
+            aggregation=self._loss.aggregation,
+            action_tokens=counts.action_tokens,
+            rows=counts.policy_rows,
+            row_limit=self._loss.row_tokens,
+        )
+
     def _kl(
-        self, rows: RowBatch, acted: Tensor, targets: Tensor, logprobs: Tensor, denominator: float
+        self,
+        rows: RowBatch,
+        acted: Tensor,
+        targets: Tensor,
+        logprobs: Tensor,
+        denominator: float,
+        weights: Tensor | None,
     ) -> LossTerm:
         with self.policy.reference() as reference:
             hidden = reference.hidden_states(rows.token_ids)
             reference_logprobs = token_logprobs(reference.logits(hidden[:, :-1][acted]), targets)
-        return kl_k3(logprobs, reference_logprobs, denominator=denominator)
+        return kl_k3(logprobs, reference_logprobs, denominator=denominator, weights=weights)
 
     def _sp(self, rows: RowBatch, hidden: Tensor, denominator: float) -> LossTerm:
         seen = (rows.roles[:, 1:] == Role.OBSERVATION) & (rows.kinds != RowKind.INVERSE_DYNAMICS)[:, None]
@@ -276,15 +312,3 @@ class EnvRLModule(L.LightningModule):
 
     def _diagnosing(self, iteration: int) -> bool:
         return self._diagnose_every > 0 and iteration % self._diagnose_every == 0
-
-
-def _eight_bit_adamw(trained: list[torch.nn.Parameter], options: dict[str, Any]) -> torch.optim.Optimizer:
-    try:
-        from bitsandbytes.optim import AdamW8bit
-
-        return AdamW8bit(trained, **options)  # type: ignore[no-any-return]
-    except Exception as error:
-        raise PolicyFault(
-            f"optim.eight_bit is set, but bitsandbytes offers no 8-bit AdamW here ({error}); "
-            "set optim.eight_bit=false"
-        ) from error

@@ -6,7 +6,70 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from envrl.errors import ConfigFault
+from envrl.losses.aggregation import Aggregation
 from envrl.losses.schedules import Schedule
+
+Algorithm = Literal["grpo", "gigpo", "rloo", "reinforce++", "ppo"]
+"""How advantages are made."""
+
+COMPARES_EPISODES: tuple[Algorithm, ...] = ("grpo", "gigpo", "rloo")
+"""Algorithms that learn from what tells the episodes of one game apart."""
+
+
+@dataclass(frozen=True)
+class GigpoSettings:
+    """GiGPO's own numbers; scale_by_std stands for both of its levels."""
+
+    gamma: float = 0.95
+    """Discount of an environment step in step returns, 0 to 1."""
+    omega: float = 1.0
+    """Weight ω of the step level beside the episode level; 0 is GRPO."""
+    similarity: float | None = None
+    """Least similarity (difflib's ratio, up to 1) of observations that are compared with each other; null
+    = equal ones only."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma <= 1:
+            raise ConfigFault(f"loss.gigpo.gamma is {self.gamma}; use a number from 0 to 1, e.g. 0.95")
+        if not 0 <= self.omega < float("inf"):
+            raise ConfigFault(f"loss.gigpo.omega is {self.omega}; use 0 (plain GRPO) or a positive number")
+        if self.similarity is not None and not 0 < self.similarity <= 1:
+            raise ConfigFault(
+                f"loss.gigpo.similarity is {self.similarity}; use a ratio above 0 and up to 1, or null for "
+                "equal observations only"
+            )
+
+
+@dataclass(frozen=True)
+class PpoSettings:
+    """PPO's own numbers: a value head on the policy's hidden states, and what it is trained on."""
+
+    gamma: float = 0.95
+    """Discount of an environment step, 0 to 1."""
+    gae_lambda: float = 0.95
+    """0 trusts the value after one step, 1 never (generalised advantage estimation)."""
+    value_coefficient: float = 0.5
+    """Weight of the value head's loss, above 0; its gradient reaches the policy's weights too."""
+    value_clip: float | None = 0.5
+    """Farthest a value may profitably move in an iteration, in units of the score; null = any distance."""
+    value_lr: float = 1e-3
+    """Learning rate of the value head, constant; the policy's is optim.lr."""
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigFault(f"loss.ppo.{name} is {getattr(self, name)}; use a number from 0 to 1")
+        if not 0 < self.value_coefficient < float("inf"):
+            raise ConfigFault(
+                f"loss.ppo.value_coefficient is {self.value_coefficient}: PPO has no baseline if its value "
+                "is not trained; use a positive number, or another loss.algorithm"
+            )
+        if self.value_clip is not None and not self.value_clip > 0:
+            raise ConfigFault(
+                f"loss.ppo.value_clip is {self.value_clip}; use a positive number, or null for off"
+            )
+        if not 0 < self.value_lr < 1:
+            raise ConfigFault(f"loss.ppo.value_lr is {self.value_lr}; use a number between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -17,10 +80,25 @@ class LossSettings:
     """Weight λ_SP of state prediction over the iterations; weight 0 switches it off."""
     id: Schedule = field(default_factory=lambda: Schedule(weight=0.0))
     """Weight λ_ID of inverse dynamics over the iterations; weight 0 switches it off."""
+    algorithm: Algorithm = "grpo"
+    """Whom advantages compare an episode with. grpo: the others of its game; gigpo: also each step with
+    others in the same place; rloo: the others, itself left out; reinforce++: the whole iteration; ppo: a
+    learnt value of each step."""
+    gigpo: GigpoSettings = field(default_factory=GigpoSettings)
+    """Only for gigpo."""
+    ppo: PpoSettings = field(default_factory=PpoSettings)
+    """Only for ppo."""
     normalisation: Literal["rows", "episodes"] = "rows"
-    """Pool of a group's advantages: every row, or one score per episode."""
+    """Pool of advantages: every row, or one score per episode. ppo: every step in both cases."""
     scale_by_std: bool = True
-    """Divide advantages by the pool's standard deviation."""
+    """Divide advantages by the pool's standard deviation; rloo never does. ppo and reinforce++ centre and
+    scale over the iteration."""
+    aggregation: Aggregation = "tokens"
+    """tokens: mean over all written tokens; rows: of each row, then over rows; constant: sums of rows by a
+    constant, then over rows (Dr. GRPO, with scale_by_std=false). Auxiliary terms have their own."""
+    row_tokens: int | None = None
+    """Only for aggregation=constant: the constant; null = sampling.max_new_tokens, in the transcript layout
+    times the environment steps."""
     clip_low: float = 0.2
     """The ratio is clipped at 1 - clip_low."""
     clip_high: float = 0.2
@@ -36,6 +114,8 @@ class LossSettings:
         for name in ("kl_coefficient", "entropy_coefficient"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigFault(f"loss.{name} is {getattr(self, name)}; use 0 (off) or a positive number")
+        if self.row_tokens is not None and self.row_tokens < 1:
+            raise ConfigFault(f"loss.row_tokens is {self.row_tokens}; use at least 1, or null for the most")
         if not 0 <= self.clip_low <= 1:
             raise ConfigFault(f"loss.clip_low is {self.clip_low}; use a number from 0 to 1")
         if not 0 <= self.clip_high < float("inf"):

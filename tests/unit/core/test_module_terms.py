@@ -10,7 +10,8 @@ from envrl.losses.schedules import Schedule
 from envrl.policy.batch import Denominators, RolloutBatch, RowBatch
 from envrl.policy.model import Policy
 from envrl.policy.settings import LoraSettings
-from envrl.training.module import EnvRLModule, _eight_bit_adamw
+from envrl.training.module import EnvRLModule
+from envrl.training.optimiser import eight_bit_adamw
 from envrl.training.settings import LossSettings, OptimSettings
 from support import WORDS, nudge, policy_of, word_checkpoint
 
@@ -268,7 +269,7 @@ def test_the_policy_is_put_in_training_mode(policy: Policy) -> None:
 def test_the_eight_bit_optimiser_moves_weights_or_is_refused() -> None:
     weight = torch.nn.Parameter(torch.zeros(100, 100))
     try:
-        optimiser = _eight_bit_adamw([weight], {"lr": 0.1, "betas": (0.9, 0.999), "weight_decay": 0.0})
+        optimiser = eight_bit_adamw([weight], {"lr": 0.1, "betas": (0.9, 0.999), "weight_decay": 0.0})
         weight.grad = torch.ones_like(weight)
         optimiser.step()
     except PolicyFault as fault:

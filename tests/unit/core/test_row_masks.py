@@ -235,7 +235,7 @@ def test_format_penalty_is_the_rows_own_in_steps_and_the_episodes_in_a_transcrip
 
 def test_padding_has_no_role_no_advantage_and_no_logprob() -> None:
     rows = [
-        replace(r, advantage=a)
+        replace(r, advantages=(a,))
         for r, a in zip(
             policy_rows([episode("steps")], CHAT, RolloutSettings(layout="steps"), AuxiliaryRows()),
             (2.0, 3.0, 4.0),

@@ -1,0 +1,74 @@
+"""Settings of the algorithms: what is refused, what is derived, and runs older than a setting."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from envrl.analysis.records import RunRecord, record_path, write_record
+from envrl.errors import ConfigFault, DataFault
+from envrl.experiments.config import RunConfig, as_plain, config_from
+from envrl.experiments.credit import advantage_function
+from envrl.experiments.resume import existing_record
+from envrl.training.settings import COMPARES_EPISODES, LossSettings
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"loss.algorithm": "reinforce"}, "loss.algorithm"),
+    ({"loss.gigpo.gamma": 1.5}, r"loss\.gigpo\.gamma is 1\.5; use a number from 0 to 1"),
+    ({"loss.gigpo.omega": -1.0}, r"loss\.gigpo\.omega is -1\.0; use 0"),
+    ({"loss.gigpo.similarity": 0.0}, r"loss\.gigpo\.similarity is 0\.0; use a ratio above 0"),
+    ({"loss.ppo.gamma": -0.1}, r"loss\.ppo\.gamma is -0\.1"),
+    ({"loss.ppo.gae_lambda": 1.1}, r"loss\.ppo\.gae_lambda is 1\.1"),
+    ({"loss.ppo.value_coefficient": 0.0}, r"loss\.ppo\.value_coefficient is 0\.0: PPO has no baseline"),
+    ({"loss.ppo.value_clip": 0.0}, r"loss\.ppo\.value_clip is 0\.0; use a positive number, or null"),
+    ({"loss.ppo.value_lr": 2.0}, r"loss\.ppo\.value_lr is 2\.0; use a number between 0 and 1"),
+    ({"loss.aggregation": "median"}, "loss.aggregation"),
+    ({"loss.row_tokens": 0}, r"loss\.row_tokens is 0; use at least 1"),
+    ({"rollout.refill_rounds": -1}, r"rollout\.refill_rounds is -1; use 0"),
+    ({"rollout.refill_rounds": 1, "env.train_games": 8}, "all env.train_games=8 games"),
+    ({"rollout.episodes_per_game": 1}, r"episodes_per_game is 1, but loss\.algorithm=grpo"),
+    ({"rollout.episodes_per_game": 1, "loss.algorithm": "gigpo"}, r"loss\.algorithm=gigpo"),
+    ({"rollout.episodes_per_game": 1, "loss.algorithm": "rloo"}, r"loss\.algorithm=rloo"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED, ids=[",".join(c) for c, _ in REFUSED])
+def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigFault, match=message):
+        config_from(changes)
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce++", "ppo"])
+def test_one_episode_a_game_is_enough_where_games_are_not_compared(algorithm: str) -> None:
+    config_from({"rollout.episodes_per_game": 1, "loss.algorithm": algorithm})
+    assert algorithm not in COMPARES_EPISODES
+
+
+def test_every_algorithm_has_its_advantages() -> None:
+    for algorithm in ("grpo", "gigpo", "rloo", "reinforce++", "ppo"):
+        advantage_function(config_from({"loss.algorithm": algorithm}).loss)
+
+
+def test_the_constant_of_the_aggregation_is_what_a_row_can_hold() -> None:
+    base = {"sampling.max_new_tokens": 5, "env.max_steps": 7}
+    assert config_from(base).bounded_loss.row_tokens == 35
+    steps = {"rollout.layout": "steps", "auxiliary.sp_rows": "questions"}
+    assert config_from(base, steps).bounded_loss.row_tokens == 5
+    assert config_from(base, {"loss.row_tokens": 512}).bounded_loss.row_tokens == 512
+    assert config_from(base).loss == LossSettings()
+
+
+def test_a_record_older_than_a_setting_was_made_with_its_default(tmp_path: Path) -> None:
+    config = RunConfig()
+    old = as_plain(config)
+    for name in ("algorithm", "gigpo", "ppo", "aggregation", "row_tokens"):
+        del old["loss"][name]
+    del old["rollout"]["refill_rounds"]
+    record = RunRecord(arm="a", seed=0, status="finished", panel_hash="p", config=old)
+    write_record(tmp_path, record)
+    path = record_path(tmp_path, "a", 0)
+    found = existing_record(path, config)
+    assert found is not None
+    assert found.config == old
+    with pytest.raises(DataFault, match=r"loss\.algorithm: was grpo, is rloo"):
+        existing_record(path, config_from({"loss.algorithm": "rloo"}))
