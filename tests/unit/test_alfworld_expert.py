@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from envrl.envs.alfworld.engine import AlfworldEnv, load_game
-from envrl.envs.alfworld.expert import Demonstration, Expert, demonstrate, main, plausibility
+from envrl.envs.alfworld.expert import Expert, main, plausibility
 from envrl.envs.alfworld.furnish import RoomSettings, draw_room
 from envrl.envs.alfworld.generate import generate_games
 from envrl.envs.alfworld.problem import PlacedObject, Room, Task, game_data
 from envrl.envs.alfworld.rooms import TASK_TYPES, Receptacle
+from envrl.envs.demonstrate import demonstrate
 from envrl.errors import DataFault
 from envrl.seeding import generator
 from envrl.types import Game, Observation
@@ -267,13 +268,12 @@ def test_the_old_wording_is_played_too(task_type: str) -> None:
 
 def test_a_demonstration_has_every_observation_and_stops_at_the_limit(tmp_path: Path) -> None:
     (game,) = generate_games(SMALL, 1, 0, "train", tmp_path)
-    run = demonstrate(AlfworldEnv(), game)
-    assert isinstance(run, Demonstration)
-    assert run.won
+    run = demonstrate(AlfworldEnv(), game, Expert())
+    assert (run.won, run.task_score) == (True, 1.0)
     assert len(run.observations) == len(run.commands) + 1
     assert json.loads(Path(game.spec).read_text())["walkthrough"] == list(run.commands)
     assert "Your task is to:" in run.observations[0].text
-    cut = demonstrate(AlfworldEnv(), replace(game, max_steps=2))
+    cut = demonstrate(AlfworldEnv(), replace(game, max_steps=2), Expert())
     assert (cut.won, cut.commands) == (False, run.commands[:2])
 
 
@@ -303,8 +303,8 @@ def test_the_command_line_tells_what_is_wrong(tmp_path, monkeypatch, capsys, arg
 
 
 def _wins(games: tuple[Game, ...]) -> int:
-    env = AlfworldEnv()
-    return sum(demonstrate(env, game).won for game in games)
+    env, expert = AlfworldEnv(), Expert()
+    return sum(demonstrate(env, game, expert).won for game in games)
 
 
 @pytest.mark.slow

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from envrl.envs.demonstrate import Demonstration, demonstrate
 from envrl.envs.webshop.catalog import load_catalog
 from envrl.envs.webshop.env import WebShopEnv, goal_games
-from envrl.envs.webshop.expert import Demonstration, Expert, demonstrate, main
+from envrl.envs.webshop.expert import Expert, main
 from envrl.envs.webshop.generate import generate_catalogue
 from envrl.envs.webshop.goals import synthetic_goals
 from envrl.envs.webshop.index import load_index
@@ -43,7 +45,7 @@ def games(shop: Shop) -> tuple[Game, ...]:
 @pytest.fixture(scope="module")
 def runs(shop: Shop, games: tuple[Game, ...]) -> list[Demonstration]:
     env = WebShopEnv(shop)
-    return [demonstrate(env, game) for game in games[:500]]
+    return [demonstrate(env, game, Expert()) for game in games[:500]]
 
 
 def test_expert_buys_what_was_asked_for(runs: list[Demonstration]) -> None:
@@ -63,12 +65,13 @@ def test_expert_keeps_to_admissible_commands_and_the_step_limit(runs: list[Demon
 
 
 def test_expert_is_deterministic(shop: Shop, games: tuple[Game, ...], runs: list[Demonstration]) -> None:
-    assert [demonstrate(WebShopEnv(shop), game) for game in games[:20]] == runs[:20]
+    again = Expert()
+    assert [demonstrate(WebShopEnv(shop), game, again) for game in games[:20]] == runs[:20]
 
 
 def test_expert_settles_before_few_steps_run_out(shop: Shop, games: tuple[Game, ...]) -> None:
     env = WebShopEnv(shop)
-    short = [demonstrate(env, Game(g.game_id, g.env, g.split, g.family, g.spec, 6)) for g in games[:60]]
+    short = [demonstrate(env, replace(game, max_steps=6), Expert(6)) for game in games[:60]]
     assert all(run.commands[-1] == "click[buy now]" for run in short)
     assert sum(run.won for run in short) > 20
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -19,9 +18,9 @@ from envrl.envs.alfworld.engine import AlfworldEnv
 from envrl.envs.alfworld.games import find_game_files, read_game
 from envrl.envs.alfworld.memory import Memory, TaskWords, kind_of, parse_task
 from envrl.envs.alfworld.rooms import LAMP_PLACES, OPENABLE, TOOLS, TYPICAL_LOAD, holdable
-from envrl.envs.base import TextEnv
+from envrl.envs.demonstrate import demonstrate
 from envrl.errors import ConfigFault, EnvrlError
-from envrl.types import Game, Observation
+from envrl.types import Observation
 
 _CHANGES = {
     "pick_clean_then_place_in_recep": "clean",
@@ -220,34 +219,6 @@ class Expert:
         return self._search(self._task.toggle)
 
 
-@dataclass(frozen=True, slots=True)
-class Demonstration:
-    """One episode of the expert: ``observations`` has one entry more than ``commands`` (the last answer)."""
-
-    game: Game
-    observations: tuple[Observation, ...]
-    commands: tuple[str, ...]
-    won: bool
-
-
-def demonstrate(env: TextEnv, game: Game, seed: int = 0, expert: Expert | None = None) -> Demonstration:
-    """Plays one episode with the expert, until it ends or ``game.max_steps`` commands are used up."""
-    expert = expert or Expert()
-    observation = env.reset(game, seed)
-    expert.reset(observation.text)
-    observations, commands = [observation], list[str]()
-    won = False
-    for _ in range(game.max_steps):
-        commands.append(expert.act(observation))
-        result = env.step(commands[-1])
-        observation = result.observation
-        observations.append(observation)
-        won = bool(result.info.get("won", False))
-        if result.terminated or result.truncated:
-            break
-    return Demonstration(game, tuple(observations), tuple(commands), won)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plays game files with the expert and prints how many it wins; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -261,8 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.max_steps < 1:
             raise ConfigFault(f"--max-steps {options.max_steps}: allow at least 1 command")
         games = [read_game(path, "unknown", options.max_steps) for path in find_game_files(options.paths)]
-        env = AlfworldEnv()
-        played = [demonstrate(env, game) for game in games]
+        env, expert = AlfworldEnv(), Expert()
+        played = [demonstrate(env, game, expert) for game in games]
     except EnvrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

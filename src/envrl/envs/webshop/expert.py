@@ -13,13 +13,12 @@ import random
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
-from envrl.envs.base import TextEnv
+from envrl.envs.demonstrate import Demonstration, demonstrate
 from envrl.envs.webshop.catalog import load_catalog
 from envrl.envs.webshop.env import MAX_STEPS, WebShopEnv, goal_games
 from envrl.envs.webshop.files import ShopFiles
@@ -32,7 +31,7 @@ from envrl.envs.webshop.ordering import order_goals
 from envrl.envs.webshop.reading import NO_WISH, Page, PageKind, Wish, find_instruction, read_page, read_wish
 from envrl.envs.webshop.shop import Shop
 from envrl.errors import ConfigFault, EnvrlError
-from envrl.types import Game, Observation
+from envrl.types import Observation
 
 _MOST_PAGES = 5
 """Results pages with something on them: a search gives at most 50 results, ten a page."""
@@ -192,39 +191,6 @@ class Expert:
         return _BUY
 
 
-@dataclass(frozen=True, slots=True)
-class Demonstration:
-    """One episode of the expert: ``observations`` has one entry more than ``commands`` (the last answer)."""
-
-    game: Game
-    observations: tuple[Observation, ...]
-    commands: tuple[str, ...]
-    task_score: float
-
-    @property
-    def won(self) -> bool:
-        """The purchase was worth exactly 1."""
-        return self.task_score == 1.0
-
-
-def demonstrate(env: TextEnv, game: Game, seed: int = 0, expert: Expert | None = None) -> Demonstration:
-    """Plays one episode with the expert, until it ends or ``game.max_steps`` commands are used up."""
-    expert = expert or Expert(game.max_steps)
-    observation = env.reset(game, seed)
-    expert.reset(observation.text)
-    observations, commands = [observation], list[str]()
-    score = 0.0
-    for _ in range(game.max_steps):
-        commands.append(expert.act(observation))
-        result = env.step(commands[-1])
-        observation = result.observation
-        observations.append(observation)
-        score = float(result.info.get("task_score", 0.0))
-        if result.terminated or result.truncated:
-            break
-    return Demonstration(game, tuple(observations), tuple(commands), score)
-
-
 def _open_shop(files: ShopFiles, seed: int) -> Shop:
     """The shop of these files: human goals if a human file is given, else synthetic ones."""
     rng = random.Random(seed)
@@ -281,8 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigFault(f"--show {options.show}: ask for 0 or more episodes")
         shop = _shop_of(options)
         games = goal_games(shop.goals, "all", options.max_steps)[: options.goals]
-        env = WebShopEnv(shop)
-        runs = [demonstrate(env, game) for game in games]
+        env, expert = WebShopEnv(shop), Expert(options.max_steps)
+        runs = [demonstrate(env, game, expert) for game in games]
     except EnvrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
