@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from envrl.envs.panels import Panel, make_panel
+from envrl.envs.panels import Panel, draw_games, make_panel
 from envrl.errors import DataFault
 from envrl.types import Game
 
@@ -148,3 +148,12 @@ def test_no_panel_file_at_all_is_refused(tmp_path, content: str | bytes | None) 
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataFault, match=r"panel\.json"):
         Panel.load(path)
+
+
+def test_games_are_drawn_once_each_and_in_their_order() -> None:
+    games = pool()
+    drawn = draw_games(games, 6, seed=0)
+    assert len(set(drawn)) == 6
+    assert list(drawn) == sorted(drawn, key=games.index)
+    assert drawn == draw_games(games, 6, seed=0) != draw_games(games, 6, seed=1)
+    assert draw_games(games, None, seed=0) == draw_games(games, 99, seed=0) == tuple(games)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -166,3 +166,11 @@ def make_panel(games: Iterable[Game], count: int | None, seed: int, name: str = 
         order = generator(seed, "panel", family).permutation(len(families[family]))
         chosen += [families[family][i] for i in order[: shares[family]]]
     return Panel(name, tuple(sorted(chosen, key=lambda game: game.game_id)))
+
+
+def draw_games(games: Sequence[Game], count: int | None, seed: int) -> tuple[Game, ...]:
+    """Games to train on: ``count`` of them in their order; all if there are no more or it is None."""
+    if count is None or count >= len(games):
+        return tuple(games)
+    picked = generator(seed, "training-games").choice(len(games), size=count, replace=False)
+    return tuple(games[i] for i in sorted(picked.tolist()))

@@ -9,12 +9,12 @@ from envrl.envs.alfworld.engine import AlfworldEnv, load_game
 from envrl.envs.alfworld.games import data_root, load_split
 from envrl.envs.alfworld.generate import generate_games
 from envrl.envs.base import TextEnv
-from envrl.envs.panels import Panel, make_panel
+from envrl.envs.panels import Panel, draw_games, make_panel
 from envrl.errors import ConfigFault
 from envrl.experiments.config import EnvSettings, EvaluationSettings
 from envrl.experiments.places import cache_folder
 from envrl.experiments.shop_games import shop_environment, shop_panel, shop_training_games
-from envrl.seeding import derive_seed, generator
+from envrl.seeding import derive_seed
 from envrl.types import Game
 
 _TRAINING_GAMES_TRIED = 16
@@ -84,12 +84,7 @@ def _require_playable(env: EnvSettings, games: Sequence[Game]) -> None:
 
 def _training_games(env: EnvSettings) -> tuple[Game, ...]:
     if env.games == "official":
-        games = load_split(data_root(), "train", env.steps)
-        if env.train_games is None or env.train_games >= len(games):
-            return games
-        rng = generator(env.games_seed, "training-games")
-        picked = rng.choice(len(games), size=env.train_games, replace=False)
-        return tuple(games[i] for i in sorted(picked.tolist()))
+        return draw_games(load_split(data_root(), "train", env.steps), env.train_games, env.games_seed)
     assert env.train_games is not None
     seed = derive_seed(env.games_seed, "training")
     return generate_games(env.rooms(), env.train_games, seed, "train", cache_folder() / "games")

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from envrl.envs.panels import Panel, make_panel
+from envrl.envs.panels import Panel, draw_games, make_panel
 from envrl.envs.webshop.catalog import LoadedCatalog, load_catalog
 from envrl.envs.webshop.env import WebShopEnv, goal_games
 from envrl.envs.webshop.files import ShopFiles, data_root, find_files
@@ -20,7 +20,7 @@ from envrl.envs.webshop.shop import Shop
 from envrl.errors import ConfigFault
 from envrl.experiments.config import EnvSettings, EvaluationSettings
 from envrl.experiments.places import cache_folder
-from envrl.seeding import derive_seed, generator
+from envrl.seeding import derive_seed
 from envrl.types import Game
 
 
@@ -63,8 +63,9 @@ def _files(games: str, products: int, catalogue: str, goals: str, games_seed: in
 
 
 def _goals(goals: str, files: ShopFiles, loaded: LoadedCatalog, rng: random.Random) -> tuple[Goal, ...]:
-    if goals == "synthetic" or files.human is None:
+    if goals == "synthetic":
         return synthetic_goals(loaded, rng)
+    assert files.human is not None
     return human_goals(loaded.catalog, read_human(files.human, loaded.catalog), rng).goals
 
 
@@ -88,11 +89,7 @@ def shop_panel(env: EnvSettings, evaluation: EvaluationSettings) -> Panel:
 def shop_training_games(env: EnvSettings) -> tuple[Game, ...]:
     """Games of training goals; ``env.train_games`` of them, drawn by the seed of the games."""
     games = goal_games(open_shop(env).panels.train, "train", env.steps)
-    if env.train_games is None or env.train_games >= len(games):
-        return games
-    rng = generator(env.games_seed, "training-games")
-    picked = rng.choice(len(games), size=env.train_games, replace=False)
-    return tuple(games[i] for i in sorted(picked.tolist()))
+    return draw_games(games, env.train_games, env.games_seed)
 
 
 def shop_environment(env: EnvSettings) -> WebShopEnv:
