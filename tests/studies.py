@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from envrl.experiments.config import merge, nested
+from envrl.experiments.plain import merge, nested
 
 TINY: dict[str, Any] = {
     "env": {"train_games": 4, "receptacles": 6, "objects_per_receptacle": 1.0, "max_steps": 10},

@@ -18,8 +18,8 @@ import yaml
 from rich.console import Console
 
 from envrl.errors import ConfigFault
-from envrl.experiments.config import as_plain, merge, nested
 from envrl.experiments.console import DEFAULT_ROOT, GO_ON, guarded
+from envrl.experiments.plain import as_plain, merge, nested
 from envrl.experiments.study_file import StudySettings, load_study
 
 

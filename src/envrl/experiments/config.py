@@ -6,9 +6,7 @@ Every field is a line of ``--help``; unknown keys are refused; ``--print_config`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from enum import Enum
-from pathlib import Path
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -16,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from envrl.envs.alfworld.furnish import RoomSettings
 from envrl.envs.alfworld.rooms import TASK_TYPES
 from envrl.errors import ConfigFault
+from envrl.experiments.plain import merge, nested
 from envrl.policy.settings import PolicySettings, SamplingSettings, embedded_policy
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
@@ -269,39 +268,6 @@ def config_from(*layers: Mapping[str, Any]) -> RunConfig:
     except Exception as error:
         raise ConfigFault(f"the configuration is not valid: {_plain_error(error)}") from error
     return run_config(parser, parsed)
-
-
-def nested(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys (``loss.sp.weight: 0.2``) as nested mappings."""
-    result: dict[str, Any] = {}
-    for key, value in mapping.items():
-        content = nested(value) if isinstance(value, Mapping) else value
-        for part in reversed(str(key).split(".")):
-            content = {part: content}
-        result = merge(result, content)
-    return result
-
-
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge; ``changes`` wins."""
-    result = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merge(result[key], value) if both else value
-    return result
-
-
-def as_plain(value: Any) -> Any:
-    """A configuration as what YAML and JSON know."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: as_plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): as_plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_plain(v) for v in value]
-    if isinstance(value, Enum):
-        return value.value
-    return str(value) if isinstance(value, Path) else value
 
 
 def _plain_error(error: Exception) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 from envrl.analysis.records import RunRecord, load_record
 from envrl.errors import DataFault, EnvrlError
-from envrl.experiments.config import RunConfig, as_plain, merge
+from envrl.experiments.config import RunConfig
+from envrl.experiments.plain import as_plain, merge
 
 CHECKPOINT = "last.ckpt"
 _LOCK = ".lock"

@@ -9,9 +9,10 @@ import torch
 from envrl.analysis.records import RunRecord, record_path
 from envrl.envs.panels import Panel
 from envrl.envs.pool import EnvPool
-from envrl.experiments.config import RunConfig, as_plain
+from envrl.experiments.config import RunConfig
 from envrl.experiments.credit import advantage_function
 from envrl.experiments.games import environment_factory, game_sets
+from envrl.experiments.plain import as_plain
 from envrl.experiments.resume import (
     CHECKPOINT,
     alone,

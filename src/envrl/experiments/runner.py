@@ -17,10 +17,11 @@ import yaml
 
 from envrl.analysis.records import RunRecord, record_path, write_record, write_text_atomic
 from envrl.envs.pool import EnvPool
-from envrl.experiments.config import RunConfig, as_plain
+from envrl.experiments.config import RunConfig
 from envrl.experiments.console import one_line
 from envrl.experiments.evaluation import PanelResult, play_panel
 from envrl.experiments.games import GameSets
+from envrl.experiments.plain import as_plain
 from envrl.experiments.resume import CHECKPOINT
 from envrl.policy.model import Policy
 from envrl.rollout.collector import Collector

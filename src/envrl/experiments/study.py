@@ -17,10 +17,11 @@ from envrl.analysis.report import ReportPaths, print_summary, write_report
 from envrl.analysis.summary import summarise
 from envrl.envs.panels import Panel
 from envrl.errors import ConfigFault, DataFault, EnvrlError
-from envrl.experiments.config import RunConfig, as_plain, config_from
+from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.console import clock, say
 from envrl.experiments.display import StudyDisplay
 from envrl.experiments.games import GameSets
+from envrl.experiments.plain import as_plain
 from envrl.experiments.preflight import preflight
 from envrl.experiments.resume import alone, existing_record
 from envrl.experiments.study_file import StudySettings

@@ -7,8 +7,9 @@ import pytest
 
 from envrl.analysis.records import RunRecord, record_path, write_record
 from envrl.errors import ConfigFault, DataFault
-from envrl.experiments.config import RunConfig, as_plain, config_from
+from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.credit import advantage_function
+from envrl.experiments.plain import as_plain
 from envrl.experiments.resume import existing_record
 from envrl.training.settings import COMPARES_EPISODES, LossSettings
 

@@ -1,0 +1,42 @@
+"""Configurations as nested mappings of plain values: what YAML holds and what is laid over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+
+def nested(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys (``loss.sp.weight: 0.2``) as nested mappings."""
+    result: dict[str, Any] = {}
+    for key, value in mapping.items():
+        content = nested(value) if isinstance(value, Mapping) else value
+        for part in reversed(str(key).split(".")):
+            content = {part: content}
+        result = merge(result, content)
+    return result
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge; ``changes`` wins."""
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merge(result[key], value) if both else value
+    return result
+
+
+def as_plain(value: Any) -> Any:
+    """A configuration as what YAML and JSON know."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: as_plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): as_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_plain(v) for v in value]
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
