@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from envrl.prompts.settings import PromptSettings
 from envrl.rollout.collector import Collector, CollectorSettings
 from envrl.rollout.credit import CreditSource
 from envrl.rollout.datamodule import RolloutDataModule
+from envrl.rollout.random_play import play_at_random
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.rollout.source import Experience, RolloutSource, SourceSettings, Wanted
 from envrl.training.module import EnvRLModule
@@ -68,9 +70,8 @@ def small_run(plan: RunPlan) -> SmallRun:
     slots = plan.rollout.games * plan.rollout.episodes_per_game
     prompt = PromptSettings()
     sampling = SamplingSettings(max_new_tokens=plan.max_new_tokens, max_context=200)
-    collector = Collector(
-        EnvPool(plan.make_env, slots), policy.chat, CollectorSettings(prompt, sampling, plan.rollout.layout)
-    )
+    pool = EnvPool(plan.make_env, slots)
+    collector = Collector(pool, policy.chat, CollectorSettings(prompt, sampling, plan.rollout.layout))
     module = EnvRLModule(
         policy,
         plan.loss,
@@ -90,13 +91,21 @@ def small_run(plan: RunPlan) -> SmallRun:
             None if critic is None else lambda rows: critic.values(policy, rows),
         ),
         pairing=shuffled_pairing,
-        wanted=lambda _: Wanted(plan.measure, plan.measure),
+        wanted=lambda iteration: wanted(plan, module, iteration),
+        explore=partial(play_at_random, pool),
     )
     collected: list[Experience] = []
     datamodule = RolloutDataModule(
         source, plan.batch, lambda: module.updates_done, lambda _, experience: collected.append(experience)
     )
     return SmallRun(plan, module, source, datamodule, collected)
+
+
+def wanted(plan: RunPlan, module: EnvRLModule, iteration: int) -> Wanted:
+    """The paper's two where they are measured, and the others where they have a weight."""
+    weights = module.weights(iteration)
+    others = tuple(o for o in module.objectives if o.name not in ("sp", "id") and weights[o.name] > 0)
+    return Wanted(plan.measure, plan.measure, others)
 
 
 class Recorder(Logger):

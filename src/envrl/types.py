@@ -190,3 +190,26 @@ class Group:
 
     game: Game
     trajectories: tuple[Trajectory, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """A transition with what its episode and group came to: what an auxiliary objective chooses by.
+
+    Attributes:
+        transition: The environment step.
+        last: It ended its episode.
+        won: Its episode was won.
+        number: Environment step within its trajectory, from 0.
+        trajectory: Number of its trajectory within the iteration.
+        group: Number of its group within the iteration.
+        group_success: Share of its group's episodes that were won, in [0, 1].
+    """
+
+    transition: Transition
+    last: bool
+    won: bool
+    number: int
+    trajectory: int
+    group: int
+    group_success: float

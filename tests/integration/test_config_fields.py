@@ -27,7 +27,9 @@ from envrl.experiments.games import GameSets, environment_factory, game_sets
 from envrl.experiments.preflight import preflight
 from envrl.experiments.run import execute_run
 from envrl.experiments.runner import RunPlace
+from envrl.policy.batch import Outcome
 from envrl.tracking.store import Store
+from envrl.training.weights import StopRule
 from envrl.types import Game, Observation, StepResult
 from studies import tiny
 from support import checkpoint
@@ -198,6 +200,8 @@ FAR = {"batch.epochs": 3, "optim.lr": 0.1}
 GIGPO = {"loss.algorithm": "gigpo"}
 PPO = {"loss.algorithm": "ppo"}
 SWITCH = {"loss.sp.kind": "switch", "loss.id.kind": "switch"}
+NORMS = {"loss.balance.kind": "gradient_norm", "train.iterations": 3}
+"""Weights of the third iteration depend on measurements in the first two."""
 
 
 @dataclass(frozen=True)
@@ -252,13 +256,26 @@ CASES: dict[str, Case] = {
     "auxiliary.skip_terminal": Case(True, ("metrics",)),
     "auxiliary.skip_noops": Case(True, ("metrics",)),
     "auxiliary.shuffle_targets": Case(True, ("metrics",)),
+    "auxiliary.control": Case("drop_action", ("metrics",)),
+    "auxiliary.data": Case("random", ("metrics",), {"auxiliary.sp_rows": "questions"}),
     "batch.updates": Case(2, ("weights",)),
     "batch.micro_batches": Case(2, ("micro_batches",)),
     "batch.epochs": Case(2, ("weights",)),
+    "batch.alternate": Case(1, ("weights",)),
+    "batch.extra": Case("policy", ("weights",), {"batch.alternate": 1}),
     "loss.sp.kind": Case("constant", ("weights",)),
     "loss.sp.weight": Case(0.0, ("weights",)),
     "loss.sp.length": Case(1, ("weights",)),
     "loss.sp.switch_at": Case(1.0, ("weights",), SWITCH),
+    "loss.sp.warmup": Case(3, ("weights",)),
+    "loss.id.warmup": Case(3, ("weights",)),
+    "loss.objectives": Case([{"use": "echo"}], ("weights",)),
+    "loss.balance.kind": Case("uncertainty", ("weights",)),
+    "loss.balance.every": Case(2, ("weights",), NORMS),
+    "loss.balance.keep": Case(0.0, ("weights",), NORMS),
+    "loss.balance.rate": Case(0.9, ("weights",), {"loss.balance.kind": "uncertainty"}),
+    "loss.balance.most": Case(0.001, ("weights",), NORMS),
+    "loss.stop.window": Case(1, ("metrics",)),
     "loss.id.kind": Case("constant", ("weights",)),
     "loss.id.weight": Case(0.0, ("weights",)),
     "loss.id.length": Case(1, ("weights",)),
@@ -298,6 +315,8 @@ CASES: dict[str, Case] = {
     "evaluation.every": Case(2, ("record",)),
 }
 ELSEWHERE = {
+    "loss.stop.success_drop": "test_harm_is_what_the_limits_say",
+    "loss.stop.imagined_rise": "test_harm_is_what_the_limits_say",
     "env.name": "test_the_name_decides_what_is_played",
     "env.webshop.products": "test_the_shop_is_the_one_described",
     "env.webshop.goals": "test_the_shop_is_the_one_described",
@@ -347,6 +366,22 @@ def test_a_field_changes_something(name: str, watch: Any) -> None:
     changed = watch(configured(**{**case.given, name: case.value}))
     differing = [what for what in case.shows if getattr(slot[0], what) != getattr(changed, what)]
     assert differing, f"{name}={case.value} leaves {', '.join(case.shows)} as they were"
+
+
+def test_harm_is_what_the_limits_say() -> None:
+    """Two iterations: success falls by 0.2 while the loss falls, imagined observations rise by 0.2."""
+
+    def given_up(success: float, imagined: float, **limits: float) -> bool:
+        changes = {f"loss.stop.{name}": limit for name, limit in limits.items()}
+        rule = StopRule(configured(**{"loss.stop.window": 1}, **changes).loss.stop)
+        rule.watch(Outcome(0.5, 0.0), 2.0)
+        rule.watch(Outcome(success, imagined), 1.0)
+        return rule.stopped
+
+    assert given_up(0.3, 0.0)
+    assert not given_up(0.3, 0.0, success_drop=0.3)
+    assert given_up(0.5, 0.2)
+    assert not given_up(0.5, 0.2, imagined_rise=0.3)
 
 
 def test_the_backend_decides_who_plays() -> None:

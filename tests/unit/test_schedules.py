@@ -24,6 +24,8 @@ def _values(schedule: Schedule, iterations: list[int], total: int) -> list[float
         # cos 0, 45°, 60°, 90°, 135°, 180°: 1, 0.7071068, 0.5, 0, −0.7071068, −1
         ("cosine", [0.2, 0.1707107, 0.15, 0.1, 0.0292893, 0.0, 0.0]),
         ("switch", [0.2, 0.2, 0.2, 0.0, 0.0, 0.0, 0.0]),
+        # 12/12, 12/15, 12/16, 12/18, 12/21, 12/24, 12/32
+        ("inverse", [0.2, 0.16, 0.15, 0.1333333, 0.1142857, 0.1, 0.075]),
     ],
 )
 def test_values_by_kind(kind: ScheduleKind, expected: list[float]) -> None:
@@ -79,6 +81,7 @@ def test_weight_zero_is_zero_at_every_iteration() -> None:
         ({"weight": -0.1}, r"weight is -0\.1"),
         ({"weight": math.nan}, "weight is nan"),
         ({"weight": math.inf}, "weight is inf"),
+        ({"warmup": -1}, "warmup is -1"),
         ({"switch_at": 1.5}, r"switch_at is 1\.5"),
         ({"switch_at": math.nan}, "switch_at is nan"),
     ],
@@ -108,3 +111,15 @@ def test_an_unknown_kind_is_refused_without_type_checks_too() -> None:
 def test_negative_iterations_are_refused(iteration: int, total: int) -> None:
     with pytest.raises(ConfigFault, match=f"Iteration {iteration} of {total}"):
         schedule_value(Schedule(), iteration, total)
+
+
+def test_the_weight_rises_in_equal_steps_to_its_shape() -> None:
+    # Four iterations of warm-up: fifths of 0.5; from then on the constant.
+    got = _values(Schedule("constant", 0.5, warmup=4), [0, 1, 2, 3, 4, 9], 10)
+    assert got == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
+    # The shape's own decay goes on meanwhile: half of 1, then 0.75.
+    assert _values(Schedule("linear", 1.0, warmup=1), [0, 1], 4) == pytest.approx([0.5, 0.75])
+
+
+def test_an_inverse_of_length_zero_is_off() -> None:
+    assert _values(Schedule("inverse", 0.5, length=0), [0, 3], 10) == [0.0, 0.0]

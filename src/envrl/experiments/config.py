@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from envrl.envs.alfworld.furnish import RoomSettings
 from envrl.envs.alfworld.rooms import TASK_TYPES
 from envrl.errors import ConfigFault
+from envrl.experiments.checks import check_objectives
 from envrl.experiments.plain import merge, nested
 from envrl.policy.settings import PolicySettings, SamplingSettings, embedded_policy
 from envrl.prompts.settings import PromptSettings
@@ -210,7 +211,9 @@ class RunConfig:
                 f"env.train_games={self.env.train_games} games, so there are no others to play; use more "
                 "training games, or refill_rounds=0"
             )
-        for name, schedule in (("sp", self.loss.sp), ("id", self.loss.id)):
+        check_objectives(self.loss, self.auxiliary, self.batch, self.prompt)
+        others = [(f"objectives[{n}].schedule", o.schedule) for n, o in enumerate(self.loss.objectives)]
+        for name, schedule in (("sp", self.loss.sp), ("id", self.loss.id), *others):
             if schedule.length is not None and schedule.length > self.train.iterations:
                 raise ConfigFault(
                     f"loss.{name}.length is {schedule.length}, longer than the run's "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -26,6 +27,7 @@ from envrl.losses.dynamics import shuffled_pairing
 from envrl.policy.model import Policy, load_policy
 from envrl.rollout.collector import Collector, CollectorSettings
 from envrl.rollout.credit import CreditSource
+from envrl.rollout.random_play import play_at_random
 from envrl.rollout.source import RolloutSource, SourceSettings, Wanted
 from envrl.seeding import derive_seed
 from envrl.tracking.runs import find_run
@@ -83,16 +85,24 @@ def build(config: RunConfig) -> Parts:
         ),
         pairing=shuffled_pairing,
         wanted=lambda iteration: _wanted(config, module, iteration),
+        explore=partial(play_at_random, pool),
     )
     return Parts(policy, pool, collector, games, module, source)
 
 
 def _wanted(config: RunConfig, module: EnvRLModule, iteration: int) -> Wanted:
     """Auxiliary rows are made to be trained on, or every few iterations to be measured."""
-    lambda_sp, lambda_id = module.weights(iteration)
+    weights = module.weights(iteration)
     every = config.train.diagnose_every
     measured = every > 0 and iteration % every == 0
-    return Wanted(lambda_sp > 0 or measured, lambda_id > 0 or measured)
+    # An objective that reads policy rows lengthens them, so at weight 0 it leaves them as they are.
+    others = tuple(
+        objective
+        for objective in module.objectives
+        if objective.name not in ("sp", "id")
+        and (weights[objective.name] > 0 or (measured and not objective.reads_policy_rows))
+    )
+    return Wanted(weights["sp"] > 0 or measured, weights["id"] > 0 or measured, others)
 
 
 def execute_run(

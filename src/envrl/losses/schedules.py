@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from envrl.errors import ConfigFault
 
-ScheduleKind = Literal["constant", "linear", "cosine", "switch"]
+ScheduleKind = Literal["constant", "linear", "cosine", "switch", "inverse"]
 """Shapes of a schedule, see :func:`schedule_value`."""
 
 
@@ -21,7 +21,8 @@ class Schedule:
     """
 
     kind: ScheduleKind = "cosine"
-    """Shape: constant, linear or cosine decay to 0, or switch (full weight, then 0)."""
+    """Shape: constant, linear or cosine decay to 0, switch (full weight, then 0), or inverse (half the
+    weight at length, a third at twice that)."""
     weight: float = 0.2
     """Weight at iteration 0, >= 0; 0 = the loss is left out."""
     length: int | None = None
@@ -29,9 +30,15 @@ class Schedule:
     Ignored by constant."""
     switch_at: float = 0.5
     """Only for switch: share of length, 0 to 1, after which the weight is 0."""
+    warmup: int = 0
+    """Iterations in which the weight rises to that of the shape, in equal steps; 0 = none."""
 
     def __post_init__(self) -> None:
         """Refuses impossible values."""
+        if self.warmup < 0 or self.warmup != int(self.warmup):
+            raise ConfigFault(
+                f"The schedule's warmup is {self.warmup}: give a number of iterations >= 0, 0 for none."
+            )
         kinds = get_args(ScheduleKind)
         if self.kind not in kinds:
             raise ConfigFault(f"Unknown schedule kind {self.kind!r}: give one of {', '.join(kinds)}.")
@@ -57,8 +64,10 @@ def schedule_value(schedule: Schedule, iteration: int, total_iterations: int) ->
     - linear: λ · (1 − t/T)
     - cosine: λ · ½ · (1 + cos(π·t/T)) (EnvRL, arXiv 2606.17680, the schedule)
     - switch: λ while t < switch_at · T, then 0
+    - inverse: λ / (1 + t/T)
 
-    From t = T on, linear, cosine and switch are exactly 0.
+    From t = T on, linear, cosine and switch are exactly 0. In the first W = warmup iterations the value is
+    multiplied by (t + 1)/(W + 1).
 
     Args:
         schedule: Shape, weight and length.
@@ -70,9 +79,17 @@ def schedule_value(schedule: Schedule, iteration: int, total_iterations: int) ->
     """
     if iteration < 0 or total_iterations < 0:
         raise ConfigFault(f"Iteration {iteration} of {total_iterations}: both must be >= 0.")
+    value = _shape_value(schedule, iteration, total_iterations)
+    return value * (iteration + 1) / (schedule.warmup + 1) if iteration < schedule.warmup else value
+
+
+def _shape_value(schedule: Schedule, iteration: int, total_iterations: int) -> float:
+    """Weight without the warm-up."""
     if schedule.kind == "constant":
         return schedule.weight
     length = total_iterations if schedule.length is None else schedule.length
+    if schedule.kind == "inverse":
+        return schedule.weight / (1 + iteration / length) if length else 0.0
     if iteration >= length:
         return 0.0
     progress = iteration / length

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from enum import IntEnum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum, IntEnum
 from typing import Any
 
 import torch
@@ -20,6 +21,47 @@ class RowKind(IntEnum):
     """Only its observation tokens count, for state prediction."""
     INVERSE_DYNAMICS = 2
     """Only its action tokens count, for inverse dynamics."""
+    OTHER = 3
+    """Only the tokens that it marks count, for the objective that it marks them for."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an iteration's episodes came to: what weights may adapt to.
+
+    Attributes:
+        success: Share of episodes that were won.
+        imagined: Share of turns in which the policy wrote what only the environment should write.
+    """
+
+    success: float = 0.0
+    imagined: float = 0.0
+
+
+class Phase(Enum):
+    """Which terms an update is made of."""
+
+    JOINT = "joint"
+    """All of them."""
+    POLICY = "policy"
+    """The policy's own, without auxiliary objectives."""
+    AUXILIARY = "auxiliary"
+    """The auxiliary objectives alone."""
+
+
+@dataclass(frozen=True)
+class TargetCounts:
+    """How much an auxiliary objective has to learn from in a whole update.
+
+    Attributes:
+        tokens: Target tokens.
+        rows: Rows with at least one of them.
+        weight: Sum of the tokens' weights (:attr:`RowBatch.marks`); ``tokens`` where none is marked.
+    """
+
+    tokens: float
+    rows: float
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -37,6 +79,16 @@ class Denominators:
     """Policy rows that hold an action token."""
     turns: float = 0.0
     """Turns with a target for the critic."""
+    others: Mapping[str, TargetCounts] = field(default_factory=dict)
+    """Counts of all other objectives, by name."""
+
+    def of(self, objective: str) -> TargetCounts:
+        """Counts of an objective; zeros if it has no targets in this update."""
+        if objective == "sp":
+            return TargetCounts(self.sp_tokens, 0.0, self.sp_tokens)
+        if objective == "id":
+            return TargetCounts(self.id_tokens, self.id_rows, self.id_tokens)
+        return self.others.get(objective, TargetCounts(0.0, 0.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -72,6 +124,8 @@ class RowBatch:
         kinds: :class:`RowKind` of each row.
         policy_version: Optimiser updates the sampling weights had seen.
         turns: What a critic is asked about; None without a critic.
+        marks: By objective, the weight of each token as its target; 0 = no target. An objective that
+            reads its targets off roles and kinds has no entry.
     """
 
     token_ids: Int[Tensor, "batch seq"]
@@ -81,12 +135,13 @@ class RowBatch:
     kinds: Int[Tensor, " batch"]
     policy_version: Int[Tensor, " batch"]
     turns: TurnBatch | None = None
+    marks: Mapping[str, Float[Tensor, "batch seq"]] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> RowBatch:
         """The same rows on another device."""
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "marks"}
         moved: dict[str, Any] = {n: None if part is None else part.to(device) for n, part in parts.items()}
-        return RowBatch(**moved)
+        return RowBatch(**moved, marks={name: mark.to(device) for name, mark in self.marks.items()})
 
 
 @dataclass(frozen=True)
@@ -98,10 +153,12 @@ class RolloutBatch:
 
     Attributes:
         policy: Rows of kind ``POLICY``; None if this micro-batch has none.
-        questions: Rows of the two other kinds; None if there are none.
+        questions: Rows of the other kinds; None if there are none.
         denominators: Target counts of the whole update.
         iteration: Iteration the rows were collected in, from 0.
         first_of_iteration: No update has been made since the rows were collected.
+        phase: Terms that the update is made of.
+        outcome: What the iteration's episodes came to.
     """
 
     policy: RowBatch | None
@@ -109,13 +166,13 @@ class RolloutBatch:
     denominators: Denominators
     iteration: int
     first_of_iteration: bool
+    phase: Phase = Phase.JOINT
+    outcome: Outcome = Outcome()
 
     def to(self, device: torch.device | str) -> RolloutBatch:
         """The same batch on another device (Lightning calls this)."""
-        return RolloutBatch(
-            self.policy.to(device) if self.policy is not None else None,
-            self.questions.to(device) if self.questions is not None else None,
-            self.denominators,
-            self.iteration,
-            self.first_of_iteration,
+        return replace(
+            self,
+            policy=self.policy.to(device) if self.policy is not None else None,
+            questions=self.questions.to(device) if self.questions is not None else None,
         )

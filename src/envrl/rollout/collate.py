@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from envrl.policy.batch import Denominators, RolloutBatch, RowBatch, RowKind, TurnBatch
+from envrl.policy.batch import (
+    Denominators,
+    Outcome,
+    Phase,
+    RolloutBatch,
+    RowBatch,
+    RowKind,
+    TurnBatch,
+)
+from envrl.rollout.objectives import RowObjective, target_counts
 from envrl.rollout.rows import TokenRow
 from envrl.rollout.settings import BatchSettings
 from envrl.types import Role
+
+_NOTHING = Outcome()
 
 
 def row_batch(rows: Sequence[TokenRow], pad_id: int) -> RowBatch | None:
@@ -40,7 +52,17 @@ def row_batch(rows: Sequence[TokenRow], pad_id: int) -> RowBatch | None:
         torch.tensor([int(r.kind) for r in rows]),
         torch.tensor([r.policy_version for r in rows]),
         _turn_batch(rows),
+        {name: _marks(rows, name, shape) for name in sorted({name for r in rows for name in r.marks})},
     )
+
+
+def _marks(rows: Sequence[TokenRow], name: str, shape: tuple[int, int]) -> torch.Tensor:
+    """Weights of an objective's targets; 0 in rows that have none."""
+    marks = np.zeros(shape, dtype=np.float32)
+    for i, row in enumerate(rows):
+        if name in row.marks:
+            marks[i, : len(row.token_ids)] = row.marks[name]
+    return torch.from_numpy(marks)
 
 
 def _turn_batch(rows: Sequence[TokenRow]) -> TurnBatch | None:
@@ -63,7 +85,7 @@ def denominators(policy: Sequence[TokenRow], questions: Sequence[TokenRow]) -> D
     """Target counts of one update (see :class:`Denominators`); a row's first token is never a target."""
     everything = [*policy, *questions]
     id_rows = [r for r in questions if r.kind is RowKind.INVERSE_DYNAMICS]
-    sp_rows = [r for r in everything if r.kind is not RowKind.INVERSE_DYNAMICS]
+    sp_rows = [r for r in everything if r.kind in (RowKind.POLICY, RowKind.STATE_PREDICTION)]
     return Denominators(
         action_tokens=float(sum(r.count(Role.ACTION) for r in policy)),
         sp_tokens=float(sum(r.count(Role.OBSERVATION) for r in sp_rows)),
@@ -93,34 +115,64 @@ def make_batches(
     pad_id: int,
     iteration: int,
     rng: np.random.Generator,
+    *,
+    objectives: Sequence[RowObjective] = (),
+    outcome: Outcome = _NOTHING,
 ) -> list[RolloutBatch]:
-    """Micro-batches of all updates of an iteration: ``epochs * updates * micro_batches`` of them.
+    """Micro-batches of all updates of an iteration, ``settings.batches_in(iteration)`` of them.
 
     Trajectories are dealt out to the updates in random order; a question goes with its trajectory's
-    update. Micro-batches change memory and speed, not the loss.
+    update. Micro-batches change memory and speed, not the loss. With ``settings.alternate`` the ordinary
+    updates are the policy's alone and every n-th of them is followed by an extra one on its rows.
+
+    Args:
+        policy: Policy rows.
+        questions: Rows of other kinds.
+        settings: Updates, epochs, micro-batches.
+        pad_id: Filler to the right of a row.
+        iteration: Number of the iteration, from 0.
+        rng: Deals out trajectories.
+        objectives: Objectives beside the paper's two, whose targets are to be counted.
+        outcome: What the episodes came to.
     """
     batches: list[RolloutBatch] = []
     trajectories = sorted({r.trajectory for r in [*policy, *questions]})
-    for _ in range(settings.epochs):
+    ordinary = Phase.JOINT if settings.alternate == 0 else Phase.POLICY
+    extra = Phase.POLICY if settings.extra == "policy" else Phase.AUXILIARY
+    for epoch in range(settings.epochs):
         order = rng.permutation(len(trajectories))
         update_of = {trajectories[i]: n % settings.updates for n, i in enumerate(order.tolist())}
         for update in range(settings.updates):
             mine = [r for r in policy if update_of[r.trajectory] == update]
             asked = [r for r in questions if update_of[r.trajectory] == update]
-            counts = denominators(mine, asked)
-            parts = zip(
-                split_evenly(mine, settings.micro_batches),
-                split_evenly(asked, settings.micro_batches),
-                strict=True,
-            )
-            for part, asked_part in parts:
-                batches.append(
-                    RolloutBatch(
-                        row_batch(part, pad_id),
-                        row_batch(asked_part, pad_id),
-                        counts,
-                        iteration,
-                        first_of_iteration=len(batches) < settings.micro_batches,
-                    )
-                )
+            made = _update(mine, asked, settings, pad_id, iteration, objectives)
+            done = len(batches)
+            batches += [
+                replace(b, phase=ordinary, outcome=outcome, first_of_iteration=done == 0) for b in made
+            ]
+            if settings.extra_follows(iteration, epoch * settings.updates + update):
+                batches += [replace(b, phase=extra, outcome=outcome, first_of_iteration=False) for b in made]
     return batches
+
+
+def _update(
+    policy: Sequence[TokenRow],
+    questions: Sequence[TokenRow],
+    settings: BatchSettings,
+    pad_id: int,
+    iteration: int,
+    objectives: Sequence[RowObjective],
+) -> list[RolloutBatch]:
+    """Micro-batches of one update, with the target counts of all of it."""
+    parts = [
+        (row_batch(part, pad_id), row_batch(asked, pad_id))
+        for part, asked in zip(
+            split_evenly(policy, settings.micro_batches),
+            split_evenly(questions, settings.micro_batches),
+            strict=True,
+        )
+    ]
+    rows = [batch for part in parts for batch in part]
+    others = {objective.name: target_counts(objective, rows) for objective in objectives}
+    counts = replace(denominators(policy, questions), others=others)
+    return [RolloutBatch(part, asked, counts, iteration, first_of_iteration=False) for part, asked in parts]

@@ -53,7 +53,7 @@ class RolloutDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self._source = source
-        self._length = batch.epochs * batch.updates * batch.micro_batches
+        self._batch = batch
         self._policy_version = policy_version
         self._on_collected = on_collected
         self.episodes_played = 0
@@ -69,8 +69,9 @@ class RolloutDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[RolloutBatch]:
         """Loader of one iteration."""
+        assert self.trainer is not None
         return DataLoader(
-            RolloutDataset(self, self._length),
+            RolloutDataset(self, self._batch.batches_in(self.trainer.current_epoch)),
             batch_size=None,
             num_workers=0,
             # An own generator: otherwise opening the loader would draw from torch's global one.

@@ -46,6 +46,10 @@ class RolloutSettings:
             )
 
 
+Control = Literal["none", "shuffle_episode", "drop_action", "replace_action", "matched_tokens"]
+"""What is altered in an auxiliary objective's rows, see :attr:`AuxiliaryRows.control`."""
+
+
 @dataclass(frozen=True)
 class AuxiliaryRows:
     """Which transitions the auxiliary objectives see, and in which rows."""
@@ -61,8 +65,30 @@ class AuxiliaryRows:
     """Leave out transitions after which the policy sees what it saw before, or `Nothing happens.`."""
     shuffle_targets: bool = False
     """Control: every question gets the answer of another transition of the batch."""
+    control: Control = "none"
+    """Controls. shuffle_episode: answers of other transitions of the same episode; drop_action: SP without
+    the action; replace_action: SP with another admissible action; matched_tokens: as many target tokens,
+    copied from what the question shows, so that there is nothing to learn about the environment."""
+    data: Literal["own", "random"] = "own"
+    """Episodes that questions are about: the policy's own, or as many of random admissible actions in the
+    same games (sp_rows=questions only)."""
+
+    @property
+    def altered(self) -> bool:
+        """Rows of the auxiliary objectives are not what the policy lived through."""
+        return self.shuffle_targets or self.control != "none"
 
     def __post_init__(self) -> None:
+        if self.shuffle_targets and self.control != "none":
+            raise ConfigFault(
+                f"auxiliary.shuffle_targets is set beside auxiliary.control={self.control}, which alters the "
+                "same targets; choose one of them"
+            )
+        if self.data == "random" and self.sp_rows == "policy":
+            raise ConfigFault(
+                "auxiliary.data=random asks about episodes that are no policy rows; set "
+                "auxiliary.sp_rows=questions"
+            )
         if self.max_transitions is not None and self.max_transitions < 1:
             raise ConfigFault(
                 f"auxiliary.max_transitions is {self.max_transitions}; use at least 1, null for all, or "
@@ -80,8 +106,36 @@ class BatchSettings:
     """Forward/backward passes an update is accumulated from; changes memory and speed, not the result."""
     epochs: int = 1
     """Passes over an iteration's rows."""
+    alternate: int = 0
+    """0: every update has all terms. n: updates have the policy's terms alone, and after every n of them
+    comes an extra update on the same rows (TAPO: 4)."""
+    extra: Literal["auxiliary", "policy"] = "auxiliary"
+    """Terms of that extra update; policy is the control with as many updates and no auxiliary objective."""
 
     def __post_init__(self) -> None:
         for name in ("updates", "micro_batches", "epochs"):
             if getattr(self, name) < 1:
                 raise ConfigFault(f"batch.{name} is {getattr(self, name)}; use at least 1")
+        if self.alternate < 0:
+            raise ConfigFault(
+                f"batch.alternate is {self.alternate}; use 0 (all terms in every update) or the number of "
+                "policy updates before an extra one, e.g. 4"
+            )
+        if self.extra != "auxiliary" and self.alternate == 0:
+            raise ConfigFault(
+                f"batch.extra is {self.extra}, but there are no extra updates; set batch.alternate=4"
+            )
+
+    def extra_follows(self, iteration: int, update: int) -> bool:
+        """Whether an extra update follows an iteration's ``update``, both counted from 0.
+
+        Ordinary updates are counted over the whole run, so an extra one may come every few iterations.
+        """
+        done = iteration * self.epochs * self.updates + update + 1
+        return self.alternate > 0 and done % self.alternate == 0
+
+    def batches_in(self, iteration: int) -> int:
+        """Micro-batches of an iteration, those of extra updates included."""
+        ordinary = self.epochs * self.updates
+        extra = sum(self.extra_follows(iteration, update) for update in range(ordinary))
+        return (ordinary + extra) * self.micro_batches

@@ -8,22 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envrl.policy.batch import RolloutBatch
+from envrl.errors import ConfigFault
+from envrl.policy.batch import Outcome, RolloutBatch
 from envrl.policy.chat import ChatMarkup
 from envrl.policy.model import Policy
 from envrl.policy.sampler import CachedSession
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.collate import make_batches
 from envrl.rollout.collector import Collector, EpisodePlan, SessionFactory
+from envrl.rollout.controls import Pairing, control_transcript_rows
 from envrl.rollout.credit import CreditSource
-from envrl.rollout.rows import (
-    Pairing,
-    TokenRow,
-    inverse_dynamics_rows,
-    policy_rows,
-    shuffled_transcript_rows,
-    state_prediction_rows,
-)
+from envrl.rollout.imagined import imagined_rate
+from envrl.rollout.objectives import RowObjective, lived_transitions, marked_rows
+from envrl.rollout.questions import inverse_dynamics_rows, objective_rows, state_prediction_rows
+from envrl.rollout.random_play import Explorer
+from envrl.rollout.rows import TokenRow, policy_rows
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.seeding import derive_seed, generator
 from envrl.types import Finish, Game, Group, Role, StopReason, Trajectory
@@ -35,6 +34,8 @@ class Wanted:
 
     state_prediction: bool
     inverse_dynamics: bool
+    others: tuple[RowObjective, ...] = ()
+    """Objectives beside the paper's two."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class RolloutSource:
         credit: Computes advantages (from loss functions, handed in so that rollouts know no loss).
         pairing: Permutation of the shuffled-target control, handed in for the same reason.
         wanted: Which auxiliary targets an iteration needs.
+        explore: Plays at random, where ``auxiliary.data`` asks for that.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class RolloutSource:
         credit: CreditSource,
         pairing: Pairing,
         wanted: Callable[[int], Wanted],
+        explore: Explorer | None = None,
     ) -> None:
         self._policy = policy
         self._collector = collector
@@ -106,15 +109,20 @@ class RolloutSource:
         self._credit = credit
         self._pairing = pairing
         self._wanted = wanted
+        self._explore = explore
 
     def collect(self, iteration: int, policy_version: int) -> Experience:
         """Plays an iteration's episodes and makes its micro-batches."""
         played = self._play(iteration, policy_version)
         groups, rollout = played.groups, self._settings.rollout
-        rows, credit_metrics = self._credit(
-            policy_rows(groups, self._chat, rollout, self._settings.auxiliary), self._chat.pad_id
-        )
-        questions = self._questions(groups, self._wanted(iteration), iteration)
+        wanted, auxiliary = self._wanted(iteration), self._settings.auxiliary
+        readers = [objective for objective in wanted.others if objective.reads_policy_rows]
+        laid_out = policy_rows(groups, self._chat, rollout, auxiliary, observe=bool(readers))
+        rows, credit_metrics = self._credit(laid_out, self._chat.pad_id)
+        for objective in readers:
+            rows = marked_rows(rows, objective, lived_transitions(groups, auxiliary))
+        questions = self._questions(self._asked_about(groups, iteration, policy_version), wanted, iteration)
+        outcome = _outcome(groups, self._chat)
         batches = make_batches(
             rows,
             questions,
@@ -122,8 +130,11 @@ class RolloutSource:
             self._chat.pad_id,
             iteration,
             generator(self._settings.seed, "iteration", iteration, "batches"),
+            objectives=wanted.others,
+            outcome=outcome,
         )
         metrics = played.metrics | _row_metrics(rows) | credit_metrics
+        metrics["rollout/imagined_rate"] = outcome.imagined
         if rollout.mask_overlong:
             metrics["rollout/overlong_share"] = _overlong_share(groups)
         return Experience(batches, groups, metrics, played.episodes)
@@ -175,6 +186,21 @@ class RolloutSource:
         )
         return [Group(game, tuple(trajectories[n * size : (n + 1) * size])) for n, game in enumerate(games)]
 
+    def _asked_about(self, groups: Sequence[Group], iteration: int, version: int) -> Sequence[Group]:
+        """Episodes that questions are about: those played, or as many of random actions in the same games."""
+        if self._settings.auxiliary.data == "own":
+            return groups
+        if self._explore is None:
+            raise ConfigFault("auxiliary.data is random, but nothing plays at random; hand in `explore`")
+        root = self._settings.seed
+        plans = [
+            EpisodePlan(g.game, derive_seed(root, "iteration", iteration, g.game.game_id, "random", number))
+            for g in groups
+            for number in range(len(g.trajectories))
+        ]
+        played = iter(self._explore(plans, version))
+        return [Group(g.game, tuple(next(played) for _ in g.trajectories)) for g in groups]
+
     def _questions(self, groups: Sequence[Group], wanted: Wanted, iteration: int) -> list[TokenRow]:
         s = self._settings
         rows: list[TokenRow] = []
@@ -182,13 +208,16 @@ class RolloutSource:
             rng = generator(s.seed, "iteration", iteration, "state-prediction")
             if s.auxiliary.sp_rows == "questions":
                 rows += state_prediction_rows(groups, self._chat, s.prompt, s.auxiliary, rng, self._pairing)
-            elif s.auxiliary.shuffle_targets:
-                rows += shuffled_transcript_rows(
+            elif s.auxiliary.altered:
+                rows += control_transcript_rows(
                     groups, self._chat, s.rollout, s.auxiliary, rng, self._pairing
                 )
         if wanted.inverse_dynamics:
             rng = generator(s.seed, "iteration", iteration, "inverse-dynamics")
             rows += inverse_dynamics_rows(groups, self._chat, s.prompt, s.auxiliary, rng, self._pairing)
+        for objective in wanted.others:
+            rng = generator(s.seed, "iteration", iteration, "objective", objective.name)
+            rows += objective_rows(groups, self._chat, s.prompt, s.auxiliary, rng, objective)
         return rows
 
 
@@ -243,6 +272,13 @@ def _overlong_share(groups: Sequence[Group]) -> float:
     """Share of answers that were cut off."""
     answers = [t.generation.finish for g in groups for tr in g.trajectories for t in tr.transitions]
     return sum(finish is Finish.LENGTH for finish in answers) / max(1, len(answers))
+
+
+def _outcome(groups: Sequence[Group], chat: ChatMarkup) -> Outcome:
+    """What the episodes that are learnt from came to."""
+    episodes = _trajectories(groups)
+    success = sum(t.won for t in episodes) / max(1, len(episodes))
+    return Outcome(success, imagined_rate(groups, chat.decode))
 
 
 def _row_metrics(rows: Sequence[TokenRow]) -> dict[str, float]:

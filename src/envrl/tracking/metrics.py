@@ -85,6 +85,12 @@ _ROLLOUT = (
         "0 if all returns are equal",
         True,
     ),
+    MetricSpec(
+        "rollout/imagined_rate",
+        "share",
+        "turns in which the policy wrote a whole sentence of the environment / turns",
+        False,
+    ),
     MetricSpec("rollout/action_tokens", "tokens", "action tokens in the rows trained on", None),
     MetricSpec("rollout/tokens_per_second", "tokens/s", "tokens sampled / seconds of collection", True),
     MetricSpec("rollout/seconds", "s", "wall time of collection", False),
@@ -140,6 +146,25 @@ _TRAINING = (
         "share",
         "transitions with every action token ranked first / transitions",
         True,
+    ),
+    MetricSpec(
+        "train/ce/<objective>", "nats/token", "cross-entropy of another objective's target tokens", False
+    ),
+    MetricSpec(
+        "train/token_accuracy/<objective>", "share", "its target tokens ranked first / such tokens", True
+    ),
+    MetricSpec(
+        "train/clipped_share/<objective>", "share", "its target tokens too likely to give a gradient", None
+    ),
+    MetricSpec("train/lambda/<objective>", "weight", "its λ at this iteration", None),
+    MetricSpec(
+        "train/weight_factor/<objective>",
+        "1",
+        "what an adaptive weight multiplies the schedule by; part of λ",
+        None,
+    ),
+    MetricSpec(
+        "train/auxiliary_stopped", "0 or 1", "1 from when the auxiliary objectives were given up", None
     ),
     MetricSpec("train/lambda_sp", "weight", "λ_SP at this iteration", None),
     MetricSpec("train/lambda_id", "weight", "λ_ID at this iteration", None),

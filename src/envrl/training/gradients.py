@@ -38,6 +38,10 @@ class TermGradients:
             have = self._sums.get(name)
             self._sums[name] = dense if have is None else [a + b for a, b in zip(have, dense, strict=True)]
 
+    def norms(self) -> dict[str, float]:
+        """Norm of every term's gradient; empty if nothing was added."""
+        return {name: gradient_alignment(gradient, gradient).norm_a for name, gradient in self._sums.items()}
+
     def metrics(self) -> dict[str, float]:
         """Norm of every term's gradient and its cosine with the policy's; empty if nothing was added."""
         policy = self._sums.get("policy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -12,21 +12,25 @@ from torch import Tensor
 
 from envrl.errors import PolicyFault
 from envrl.losses.aggregation import token_weights
-from envrl.losses.dynamics import inverse_dynamics, state_prediction
 from envrl.losses.policy import clipped_surrogate, entropy_bonus, kl_k3, token_entropies, token_logprobs
-from envrl.losses.schedules import schedule_value
 from envrl.losses.terms import LossTerm, combine
-from envrl.policy.batch import Denominators, RolloutBatch, RowBatch, RowKind
+from envrl.policy.batch import Denominators, Phase, RolloutBatch, RowBatch
 from envrl.policy.model import Policy
+from envrl.training.accounts import Accounts
 from envrl.training.critic import Critic
 from envrl.training.gradients import TermGradients
+from envrl.training.objectives.evaluate import objective_terms
+from envrl.training.objectives.registry import WeightedObjective, objectives_of
 from envrl.training.optimiser import adamw, clip_each_group
 from envrl.training.settings import LossSettings, OptimSettings
+from envrl.training.weights import AuxiliaryWeights
 from envrl.types import Role
 
 
 class EnvRLModule(L.LightningModule):
-    """L = L_policy + β·KL − c·entropy + λ_SP(t)·L_SP + λ_ID(t)·L_ID  (EnvRL, arXiv 2606.17680).
+    """L = L_policy + β·KL − c·entropy + Σ λ_k(t)·L_k over the auxiliary objectives k.
+
+    With state prediction and inverse dynamics as objectives this is EnvRL (arXiv 2606.17680).
 
     Automatic optimisation: an update is accumulated over ``micro_batches`` training steps. Every term is
     divided by the target count of the whole update, so the sum over micro-batches is the loss of the
@@ -39,6 +43,7 @@ class EnvRLModule(L.LightningModule):
         optim: Optimiser.
         iterations: Length of the run, what schedules refer to.
         micro_batches: Training steps an update is accumulated over.
+        objectives: Auxiliary objectives with their schedules; None takes those that ``loss`` names.
         diagnose_every: Iterations between measurements that cost extra passes (KL to the start, each
             term's gradient norm and cosine with the policy's gradient); 0 = never.
     """
@@ -51,6 +56,7 @@ class EnvRLModule(L.LightningModule):
         *,
         iterations: int,
         micro_batches: int,
+        objectives: Sequence[WeightedObjective] | None = None,
         diagnose_every: int = 10,
     ) -> None:
         super().__init__()
@@ -59,34 +65,27 @@ class EnvRLModule(L.LightningModule):
         self.critic = Critic(size, loss.ppo) if loss.algorithm == "ppo" else None
         self._loss = loss
         self._optim = optim
-        self._iterations = iterations
         self._micro_batches = micro_batches
         self._diagnose_every = diagnose_every
+        weighted = objectives_of(loss) if objectives is None else tuple(objectives)
+        schedules = {w.objective.name: w.schedule for w in weighted}
+        self._weights = AuxiliaryWeights(schedules, iterations, loss.balance, loss.stop)
+        self.objectives = tuple(w.objective for w in weighted)
         self.updates_done = 0
-        self._sums: dict[str, float] = {}
-        self._gradients = TermGradients(list(self._trained()))
-        self._started = 0.0
-        self._ended = 0.0
-        self._tokens = 0
+        self._begin_iteration()
         # Before a checkpoint is loaded: the reference of a resumed run is the start of the run.
         if loss.kl_coefficient > 0 or diagnose_every > 0:
             policy.keep_reference()
         # Loading leaves evaluation mode; dropout of adapters and gradient checkpointing need this one.
         policy.train()
 
-    def weights(self, iteration: int) -> tuple[float, float]:
-        """(λ_SP, λ_ID) of an iteration."""
-        return (
-            schedule_value(self._loss.sp, iteration, self._iterations),
-            schedule_value(self._loss.id, iteration, self._iterations),
-        )
+    def weights(self, iteration: int) -> dict[str, float]:
+        """λ of every objective in an iteration by its schedule, 0 once the objectives were given up."""
+        return self._weights.scheduled(iteration)
 
     def on_train_epoch_start(self) -> None:
         """Starts the accounts of an iteration."""
-        self._sums, self._gradients = {}, TermGradients(list(self._trained()))
-        self._tokens = 0
-        self._started = 0.0
-        self._ended = 0.0
+        self._begin_iteration()
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
         """One micro-batch.
@@ -97,19 +96,25 @@ class EnvRLModule(L.LightningModule):
         """
         if batch_idx == 0:
             self._started = time.perf_counter()
+            self._weights.begin(batch.outcome)
         self._assert_fresh(batch)
+        unseen = self._accounts.begin(batch.phase)
         terms = self._terms(batch)
-        weights = self._term_weights(batch.iteration)
+        if unseen:
+            self._weights.note({o.name: terms[o.name] for o in self.objectives if o.name in terms})
+        weights = self._term_weights(batch.iteration) | self._weights.weights(batch.iteration)
         total = combine(terms.pop("policy"), {n: (weights[n], t) for n, t in terms.items()})
-        self._account(total.metrics)
-        self._sums["loss"] = self._sums.get("loss", 0.0) + float(total.value.detach())
+        metrics = total.metrics
+        if batch.phase is Phase.AUXILIARY:
+            del metrics["loss_policy"]
+        self._accounts.add({**metrics, "loss": total.value.detach()})
         return total.value * self._micro_batches
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measures the norm of the update's gradient, before clipping."""
         norms = [p.grad.detach().norm() for p in self._trained() if p.grad is not None]
         norm = float(torch.stack(norms).norm()) if norms else 0.0
-        self._sums["grad_norm"] = self._sums.get("grad_norm", 0.0) + norm
+        self._accounts.add({"grad_norm": norm})
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Counts updates: the version of the policy."""
@@ -124,19 +129,17 @@ class EnvRLModule(L.LightningModule):
         """Logs the iteration: means over its updates."""
         assert self.trainer is not None
         iteration = self.trainer.current_epoch
-        updates = max(1, int(self.trainer.num_training_batches) // self._micro_batches)
-        metrics = {f"train/{name}": value / updates for name, value in self._sums.items()}
-        lambda_sp, lambda_id = self.weights(iteration)
+        metrics = {f"train/{name}": value for name, value in self._accounts.means().items()}
         seconds = self._ended - self._started
+        metrics |= self._weights.metrics(iteration)
         metrics |= {
-            "train/lambda_sp": lambda_sp,
-            "train/lambda_id": lambda_id,
             "train/learning_rate": self._optim.lr,
             "update/seconds": seconds,
             "update/tokens_per_second": self._tokens / max(seconds, 1e-9),
         }
         metrics |= self._gradients.metrics()
         metrics["iteration"] = float(iteration)
+        self._weights.finish(self._gradients.norms())
         self.log_dict(metrics, logger=False)
         # Not left to Lightning, which logs after the checkpoint: a run killed in between would go on
         # after an iteration that nobody has logged.
@@ -163,14 +166,16 @@ class EnvRLModule(L.LightningModule):
             clip_each_group(optimizer, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the trained weights and the version; the frozen base is reloaded from its source."""
+        """Keeps trained weights, version and adaptive weights; the frozen base comes from its source."""
         trained = {n for n, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["updates_done"] = self.updates_done
+        checkpoint["auxiliary_weights"] = self._weights.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the version and completes the weights with the frozen ones."""
+        """Restores version and adaptive weights; completes the trained weights with the frozen ones."""
         self.updates_done = int(checkpoint["updates_done"])
+        self._weights.load_state_dict(checkpoint["auxiliary_weights"])
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
     def _trained(self) -> Iterator[torch.nn.Parameter]:
@@ -187,13 +192,11 @@ class EnvRLModule(L.LightningModule):
                 )
 
     def _term_weights(self, iteration: int) -> dict[str, float]:
-        lambda_sp, lambda_id = self.weights(iteration)
         return {
             "kl": self._loss.kl_coefficient,
             "entropy": self._loss.entropy_coefficient,
             "value": self._loss.ppo.value_coefficient,
-            "sp": lambda_sp,
-            "id": lambda_id,
+            **self.weights(iteration),
         }
 
     def _terms(self, batch: RolloutBatch) -> dict[str, LossTerm]:
@@ -201,10 +204,12 @@ class EnvRLModule(L.LightningModule):
         weights = self._term_weights(batch.iteration)
         terms = self._policy_terms(batch, weights)
         self._tokens += sum(r.token_ids.numel() for r in (batch.policy, batch.questions) if r is not None)
-        if batch.questions is not None:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and (weights["sp"] > 0 or weights["id"] > 0)):
-                terms |= self._question_terms(batch, batch.questions, weights, terms)
-        if self._diagnosing(batch.iteration):
+        if batch.questions is not None and batch.phase is not Phase.POLICY:
+            asked = any(weights[objective.name] > 0 for objective in self.objectives)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and asked):
+                hidden = self.policy.hidden_states(batch.questions.token_ids)
+                terms = self._objective_terms(batch, batch.questions, hidden, terms)
+        if self._diagnosing(batch.iteration) or self._weights.needs_gradients(batch.iteration):
             self._gradients.add({n: t for n, t in terms.items() if n == "policy" or weights[n] > 0})
         return terms
 
@@ -213,6 +218,8 @@ class EnvRLModule(L.LightningModule):
         if rows is None:
             return {"policy": LossTerm(self._zero(), {})}
         hidden = self.policy.hidden_states(rows.token_ids)
+        if batch.phase is Phase.AUXILIARY:
+            return self._objective_terms(batch, rows, hidden, {"policy": LossTerm(self._zero(), {})})
         acted = rows.roles[:, 1:] == Role.ACTION
         targets = rows.token_ids[:, 1:][acted]
         logits = self.policy.logits(hidden[:, :-1][acted])
@@ -239,11 +246,14 @@ class EnvRLModule(L.LightningModule):
         if weights["kl"] > 0 or self._diagnosing(batch.iteration):
             with torch.set_grad_enabled(weights["kl"] > 0):
                 terms["kl"] = self._kl(rows, acted, targets, logprobs, counts.action_tokens, shares)
-        if counts.sp_tokens > 0 and bool((rows.roles == Role.OBSERVATION).any()):
-            with torch.set_grad_enabled(weights["sp"] > 0):
-                source = hidden if weights["sp"] > 0 else hidden.detach()
-                terms["sp"] = self._sp(rows, source, counts.sp_tokens)
-        return terms
+        return terms if batch.phase is Phase.POLICY else self._objective_terms(batch, rows, hidden, terms)
+
+    def _objective_terms(
+        self, batch: RolloutBatch, rows: RowBatch, hidden: Tensor, have: dict[str, LossTerm]
+    ) -> dict[str, LossTerm]:
+        """The terms there are, and those of objectives with targets in these rows."""
+        weights, counts = self.weights(batch.iteration), batch.denominators
+        return have | objective_terms(self.policy, self.objectives, rows, hidden, counts, weights, have)
 
     def _token_weights(self, acted: Tensor, counts: Denominators) -> Tensor | None:
         """Weights of the written tokens of some rows; a row is never split over micro-batches."""
@@ -269,46 +279,19 @@ class EnvRLModule(L.LightningModule):
             reference_logprobs = token_logprobs(reference.logits(hidden[:, :-1][acted]), targets)
         return kl_k3(logprobs, reference_logprobs, denominator=denominator, weights=weights)
 
-    def _sp(self, rows: RowBatch, hidden: Tensor, denominator: float) -> LossTerm:
-        seen = (rows.roles[:, 1:] == Role.OBSERVATION) & (rows.kinds != RowKind.INVERSE_DYNAMICS)[:, None]
-        targets = rows.token_ids[:, 1:][seen]
-        logits = self.policy.logits(hidden[:, :-1][seen])
-        return state_prediction(
-            token_logprobs(logits, targets),
-            argmax_correct=logits.argmax(-1) == targets,
-            denominator=denominator,
-        )
-
-    def _question_terms(
-        self, batch: RolloutBatch, rows: RowBatch, weights: dict[str, float], have: dict[str, LossTerm]
-    ) -> dict[str, LossTerm]:
-        counts = batch.denominators
-        hidden = self.policy.hidden_states(rows.token_ids)
-        terms = {}
-        if "sp" not in have and bool((rows.kinds == RowKind.STATE_PREDICTION).any()):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and weights["sp"] > 0):
-                terms["sp"] = self._sp(rows, hidden, counts.sp_tokens)
-        asked = (rows.kinds == RowKind.INVERSE_DYNAMICS)[:, None] & (rows.roles[:, 1:] == Role.ACTION)
-        if bool(asked.any()):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and weights["id"] > 0):
-                targets = rows.token_ids[:, 1:][asked]
-                logits = self.policy.logits(hidden[:, :-1][asked])
-                terms["id"] = inverse_dynamics(
-                    token_logprobs(logits, targets),
-                    logits.argmax(-1) == targets,
-                    asked.nonzero()[:, 0],
-                    denominator=counts.id_tokens,
-                    row_denominator=counts.id_rows,
-                )
-        return terms
-
     def _zero(self) -> Tensor:
         first = next(self._trained())
         return (first * 0).sum()
 
-    def _account(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+    def _begin_iteration(self) -> None:
+        self._accounts = Accounts(self._micro_batches)
+        self._gradients = TermGradients(list(self._trained()))
+        self._started = self._ended = 0.0
+        self._tokens = 0
+
+    @property
+    def _sums(self) -> dict[str, float]:
+        return self._accounts.sums
 
     def _diagnosing(self, iteration: int) -> bool:
         return self._diagnose_every > 0 and iteration % self._diagnose_every == 0

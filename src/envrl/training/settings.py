@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from envrl.errors import ConfigFault
 from envrl.losses.aggregation import Aggregation
@@ -73,8 +74,66 @@ class PpoSettings:
 
 
 @dataclass(frozen=True)
+class ObjectiveSettings:
+    """One auxiliary objective beside state prediction and inverse dynamics."""
+
+    use: str
+    """Which one: paw, echo, or module:class of an own one (docs/new_objective.md)."""
+    schedule: Schedule = field(default_factory=Schedule)
+    """Its weight over the iterations."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Its own numbers, e.g. {share: 0.5} of paw; those left out have their defaults."""
+
+
+@dataclass(frozen=True)
+class BalanceSettings:
+    """How the weights of auxiliary objectives adapt to training, as factors on their schedules."""
+
+    kind: Literal["none", "gradient_norm", "uncertainty", "reward"] = "none"
+    """gradient_norm: the weight is the length of the objective's gradient in units of the policy's;
+    uncertainty: a learnt log-variance (Kendall et al.); reward: times 1 - success of the iteration."""
+    every: int = 1
+    """gradient_norm: iterations between measurements; each costs a backward pass per term."""
+    keep: float = 0.7
+    """gradient_norm: share of the running average of norms that a measurement leaves, 0 to below 1."""
+    rate: float = 0.1
+    """uncertainty: learning rate of the log-variances, one step an iteration."""
+    most: float = 10.0
+    """Largest factor."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigFault(f"loss.balance.every is {self.every}; use at least 1")
+        if not 0 <= self.keep < 1:
+            raise ConfigFault(f"loss.balance.keep is {self.keep}; use 0 (the last alone) up to below 1")
+        if not 0 < self.rate <= 1:
+            raise ConfigFault(f"loss.balance.rate is {self.rate}; use a number above 0, up to 1, e.g. 0.1")
+        if not 0 < self.most < float("inf"):
+            raise ConfigFault(f"loss.balance.most is {self.most}; use a positive number, e.g. 10")
+
+
+@dataclass(frozen=True)
+class StopSettings:
+    """When auxiliary objectives are given up because they harm."""
+
+    window: int = 0
+    """Iterations of each of the two windows that are compared; 0 = never give up."""
+    success_drop: float = 0.05
+    """Fall of training success between the windows, with the objectives' loss falling, that is harm."""
+    imagined_rise: float = 0.05
+    """Rise of the rate of imagined observations between the windows that is harm."""
+
+    def __post_init__(self) -> None:
+        if self.window < 0:
+            raise ConfigFault(f"loss.stop.window is {self.window}; use 0 (never) or a number of iterations")
+        for name in ("success_drop", "imagined_rise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigFault(f"loss.stop.{name} is {getattr(self, name)}; use a share from 0 to 1")
+
+
+@dataclass(frozen=True)
 class LossSettings:
-    """The terms of L = L_policy + β·KL − c·entropy + λ_SP(t)·L_SP + λ_ID(t)·L_ID."""
+    """The terms of L = L_policy + β·KL − c·entropy + Σ λ_k(t)·L_k over the auxiliary objectives k."""
 
     sp: Schedule = field(default_factory=lambda: Schedule(weight=0.0))
     """Weight λ_SP of state prediction over the iterations; weight 0 switches it off."""
@@ -88,6 +147,12 @@ class LossSettings:
     """Only for gigpo."""
     ppo: PpoSettings = field(default_factory=PpoSettings)
     """Only for ppo."""
+    objectives: tuple[ObjectiveSettings, ...] = ()
+    """Further auxiliary objectives, e.g. [{use: echo, schedule: {kind: constant, weight: 0.05}}]."""
+    balance: BalanceSettings = field(default_factory=BalanceSettings)
+    """How the weights of auxiliary objectives adapt."""
+    stop: StopSettings = field(default_factory=StopSettings)
+    """When auxiliary objectives are given up."""
     normalisation: Literal["rows", "episodes"] = "rows"
     """Pool of advantages: every row, or one score per episode. ppo: every step in both cases."""
     scale_by_std: bool = True

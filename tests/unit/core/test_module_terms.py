@@ -256,8 +256,8 @@ def test_a_micro_batch_without_rows_adds_nothing(policy: Policy) -> None:
 
 def test_weights_follow_their_schedules(policy: Policy) -> None:
     module = module_of(policy, LossSettings(sp=Schedule("linear", 0.4), id=Schedule("constant", 0.1)))
-    assert [module.weights(i)[0] for i in (0, 5, 9)] == pytest.approx([0.4, 0.2, 0.04])
-    assert [module.weights(i)[1] for i in (0, 5, 9)] == [0.1, 0.1, 0.1]
+    assert [module.weights(i)["sp"] for i in (0, 5, 9)] == pytest.approx([0.4, 0.2, 0.04])
+    assert [module.weights(i)["id"] for i in (0, 5, 9)] == [0.1, 0.1, 0.1]
 
 
 def test_the_policy_is_put_in_training_mode(policy: Policy) -> None:

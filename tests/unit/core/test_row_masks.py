@@ -12,12 +12,9 @@ from envrl.policy.settings import SamplingSettings
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.collate import denominators, make_batches, row_batch
 from envrl.rollout.collector import Collector, CollectorSettings, EpisodePlan
-from envrl.rollout.rows import (
-    inverse_dynamics_rows,
-    policy_rows,
-    shuffled_transcript_rows,
-    state_prediction_rows,
-)
+from envrl.rollout.controls import control_transcript_rows
+from envrl.rollout.questions import inverse_dynamics_rows, state_prediction_rows
+from envrl.rollout.rows import policy_rows
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.types import Finish, Group, Role, StopReason
 from support import ScriptedEnv, ScriptedSession, game, word_chat
@@ -174,7 +171,7 @@ def test_the_shuffled_control_permutes_observations_and_touches_nothing_else() -
     groups = [episode("transcript"), episode("transcript")]
     rollout, shuffled = RolloutSettings(), AuxiliaryRows(shuffle_targets=True)
     true = policy_rows(groups, CHAT, rollout, AuxiliaryRows())
-    rows = shuffled_transcript_rows(
+    rows = control_transcript_rows(
         groups, CHAT, rollout, shuffled, np.random.default_rng(3), shuffled_pairing
     )
 

@@ -1,0 +1,69 @@
+"""Episodes of random admissible actions: what a dynamics objective learns without the policy's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from envrl.envs.pool import EnvPool
+from envrl.rollout.collector import EpisodePlan
+from envrl.seeding import generator
+from envrl.types import Finish, Generation, Observation, StopReason, Trajectory, Transition
+
+Explorer = Callable[[Sequence[EpisodePlan], int], list[Trajectory]]
+"""(episodes, policy version) -> what random actions came to, in the order of the episodes."""
+
+
+def play_at_random(pool: EnvPool, plans: Sequence[EpisodePlan], policy_version: int) -> list[Trajectory]:
+    """Plays every plan once by actions drawn uniformly from the admissible ones, without ``help``.
+
+    Nothing is sampled from the policy; the generations are empty. An environment that names no action ends
+    its episode as truncated.
+
+    Args:
+        pool: Environments; its size bounds how many episodes are played at once.
+        plans: Episodes; the draws depend on their seeds alone.
+        policy_version: Recorded in the transitions.
+    """
+    done: dict[int, Trajectory] = {}
+    for start in range(0, len(plans), len(pool)):
+        for slot, plan in enumerate(plans[start : start + len(pool)]):
+            done[start + slot] = _episode(pool, slot, plan, policy_version)
+    return [done[n] for n in range(len(plans))]
+
+
+def _episode(pool: EnvPool, slot: int, plan: EpisodePlan, version: int) -> Trajectory:
+    rng = generator(plan.seed, "random-play")
+    result = pool.reset(slot, plan.game, plan.seed)
+    current, transitions, stop, score = result.observation, [], StopReason.ENV_FAULT, 0.0
+    while current is not None:
+        action = _drawn(current, rng)
+        if action is None:
+            stop = StopReason.STEP_LIMIT
+            break
+        result = pool.step([slot], [action])[0]
+        if result.step is None:
+            stop = StopReason.ENV_FAULT
+            break
+        step = result.step
+        written = Generation((), b"", (), (), Finish.END, version)
+        transitions.append(Transition(current, written, action, True, True, step.reward, step.observation))
+        score = float(step.info.get("task_score", 0.0))
+        current = step.observation
+        if step.terminated or step.truncated:
+            won = step.terminated and bool(step.info.get("won"))
+            ended = StopReason.WON if won else StopReason.LOST
+            stop = ended if step.terminated else StopReason.STEP_LIMIT
+            break
+    fault = None if result.fault is None else str(result.fault)
+    won = stop is StopReason.WON
+    return Trajectory(
+        plan.game.game_id, plan.game.family, plan.seed, tuple(transitions), stop, won, score, fault
+    )
+
+
+def _drawn(seen: Observation, rng: np.random.Generator) -> str | None:
+    """One of the admissible actions; None if there is none."""
+    offered = [action for action in seen.admissible if action != "help"]
+    return offered[int(rng.integers(len(offered)))] if offered else None

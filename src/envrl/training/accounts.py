@@ -1,0 +1,46 @@
+"""What an iteration's updates reported, as means over the updates that could report it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import SupportsFloat
+
+from envrl.policy.batch import Phase
+
+
+class Accounts:
+    """Sums over an iteration's micro-batches, and what each sum is to be divided by.
+
+    Values of micro-batches add up to those of their update, so a mean is a sum over a number of updates:
+    of those phases in which the metric was reported at all.
+
+    Args:
+        micro_batches: Micro-batches of an update.
+    """
+
+    def __init__(self, micro_batches: int) -> None:
+        self._micro_batches = micro_batches
+        self._batches: Counter[Phase] = Counter()
+        self._phases: dict[str, set[Phase]] = {}
+        self._phase = Phase.JOINT
+        self.sums: dict[str, float] = {}
+
+    def begin(self, phase: Phase) -> bool:
+        """Begins a micro-batch; whether it belongs to the iteration's first update of its phase."""
+        self._phase = phase
+        self._batches[phase] += 1
+        return self._batches[phase] <= self._micro_batches
+
+    def add(self, values: Mapping[str, SupportsFloat]) -> None:
+        """Adds what the micro-batch reports."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self._phases.setdefault(name, set()).add(self._phase)
+
+    def means(self) -> dict[str, float]:
+        """Means over updates."""
+        return {name: value / self._updates(self._phases[name]) for name, value in self.sums.items()}
+
+    def _updates(self, phases: set[Phase]) -> int:
+        return max(1, sum(self._batches[phase] for phase in phases) // self._micro_batches)

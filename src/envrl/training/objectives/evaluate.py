@@ -1,0 +1,54 @@
+"""Terms of all auxiliary objectives on one set of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from envrl.losses.terms import LossTerm
+from envrl.policy.batch import Denominators, RowBatch
+from envrl.policy.model import Policy
+from envrl.training.objectives.base import Objective, read_targets
+
+
+def objective_terms(
+    policy: Policy,
+    objectives: Sequence[Objective],
+    rows: RowBatch,
+    hidden: Float[Tensor, "batch seq width"],
+    counts: Denominators,
+    weights: Mapping[str, float],
+    have: Collection[str] = (),
+) -> dict[str, LossTerm]:
+    """Terms of the objectives that have targets in these rows; those of weight 0 without gradients.
+
+    Args:
+        policy: Gives logits of hidden states.
+        objectives: In the order in which their terms are added up.
+        rows: Rows of one kind of pass.
+        hidden: Their hidden states.
+        counts: Target counts of the whole update.
+        weights: Weight of every objective.
+        have: Objectives that other rows of the micro-batch have given a term already.
+
+    Returns:
+        Terms by name.
+    """
+    terms = {}
+    for objective in objectives:
+        own = counts.of(objective.name)
+        if objective.name in have or not own.tokens > 0:
+            continue
+        mask = objective.mask(rows)
+        if not bool(mask.any()):
+            continue
+        weighted = weights[objective.name] > 0
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weighted):
+            source = hidden if weighted else hidden.detach()
+            terms[objective.name] = objective.term(
+                read_targets(policy, rows, source, mask, objective.name), own
+            )
+    return terms
