@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from envrl.prompts.settings import PromptForm
 
 _ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
-_THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _MAX_COMPACT_CHARACTERS = 200
 
@@ -29,8 +28,9 @@ def parse_action(text: str, form: PromptForm, *, tail_characters: int = 30) -> P
 
     ``reasoned`` follows the published projection (GiGPO, arXiv 2505.10978, public code): lower-case,
     the text between the first ``<action>`` and the first ``</action>``; if a tag is missing the last
-    ``tail_characters`` characters are sent and the format is invalid; a missing think block or a
-    Chinese character also makes it invalid. ``compact`` takes the single line as it stands.
+    ``tail_characters`` characters are sent and the format is invalid; a missing think tag or a
+    Chinese character also makes it invalid. Declared choices: an end tag before the first start tag
+    is no pair, and an empty action is invalid. ``compact`` takes the single line as it stands.
 
     Args:
         text: Decoded generation without special tokens.
@@ -45,7 +45,8 @@ def parse_action(text: str, form: PromptForm, *, tail_characters: int = 30) -> P
         tail = lowered[-tail_characters:].strip()
         return ParsedAction(tail or None, False)
     action = match.group(1).strip()
-    valid = bool(action) and _THINK.search(lowered) is not None and _CHINESE.search(text) is None
+    thought = "<think>" in lowered and "</think>" in lowered
+    valid = bool(action) and thought and _CHINESE.search(text) is None
     return ParsedAction(action or None, valid)
 
 

@@ -116,14 +116,20 @@ def _reasoned_step(
         parts.append(f"Steps taken so far: {len(past)}.{window}")
         first = len(past) - len(shown) + 1
         parts += [
-            f"[Observation {n}: '{without_banner(step.observation)}', Action {n}: '{step.action}']"
+            f"[Observation {n}: '{_page(settings, step.observation)}', Action {n}: '{step.action}']"
             for n, step in enumerate(shown, start=first)
         ]
-    parts.append(f"Current observation: {without_banner(current.text)}")
+    parts.append(f"Current observation: {_page(settings, current.text)}")
     if settings.show_admissible:
         parts.append(f"Admissible actions now: [{_action_list(current)}].")
     parts.append(_REASONED_FORMAT)
     return "\n".join(parts)
+
+
+def _page(settings: PromptSettings, text: str) -> str:
+    """An observation below a header that states the task."""
+    shown = without_banner(text)
+    return shown if settings.wording.task_in_observations else shown.partition(TASK_MARK)[0].rstrip()
 
 
 def _compact_step(

@@ -27,18 +27,23 @@ class Wording:
         role: First sentence: where the agent is and what it is to do.
         tail_characters: How much of the end of a text without action tags is sent (published
             projections: 30 in ALFWorld, 20 in WebShop).
+        task_in_observations: Whether the first observation is shown with the task in it although the
+            prompt states the task above (published for ALFWorld; WebShop's observations are cut).
         most_characters: Prompts of the `steps` layout that are longer are shown without history
             (published for WebShop: 13,000); None = no limit.
     """
 
     role: str
     tail_characters: int
+    task_in_observations: bool = True
     most_characters: int | None = None
 
 
 WORDINGS: dict[Domain, Wording] = {
     "alfworld": Wording("You act in a household described in text", 30),
-    "webshop": Wording("You shop on a website described in text", 20, 13_000),
+    "webshop": Wording(
+        "You shop on a website described in text", 20, task_in_observations=False, most_characters=13_000
+    ),
 }
 """Wording of each environment."""
 

@@ -78,6 +78,28 @@ def test_both_questions_hold_everything_but_their_answer() -> None:
         assert "Welcome" not in question.message.content
 
 
+def test_a_shop_states_the_task_once_and_forgets_history_that_is_too_long() -> None:
+    start = Observation("'Search'\n\nYour task is to: buy tea", ("search[<your query>]",))
+    page = Observation("'Back to Search' [SEP] 'Tea'", ("click[tea]",))
+    settings = PromptSettings(form="reasoned", domain="webshop")
+    text = step_message(settings, start, [PastStep(start.text, "search[tea]")], page).content
+    assert text.startswith("You shop on a website described in text. Your task is to: buy tea\n")
+    assert "[Observation 1: ''Search'', Action 1: 'search[tea]']\n" in text
+    assert text.count("buy tea") == 1
+    long = step_message(settings, start, [PastStep("x" * 13_000, "search[tea]")], page).content
+    assert "xxx" not in long
+    assert "Steps taken" not in long
+    assert "Current observation: 'Back to Search' [SEP] 'Tea'\n" in long
+    house = PromptSettings(form="reasoned")
+    assert "xxx" in step_message(house, START, [PastStep("x" * 13_000, "look")], NOW).content
+
+
+def test_a_short_tail_is_sent_where_the_published_projection_is_short() -> None:
+    assert parse_action("x" * 40 + "click[buy now]", "reasoned", tail_characters=20) == ParsedAction(
+        "xxxxxxclick[buy now]", False
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -86,6 +108,8 @@ def test_both_questions_hold_everything_but_their_answer() -> None:
         ("<action>look</action>", ParsedAction("look", False)),
         ("<think>拿</think><action>look</action>", ParsedAction("look", False)),
         ("<think>x</think><action></action>", ParsedAction(None, False)),
+        ("</think> so <think><action>look</action>", ParsedAction("look", True)),
+        ("<think>x</think></action><action>look</action>", ParsedAction("look", True)),
         (
             "x" * 40 + "go to the desk number twenty-two",
             ParsedAction("to the desk number twenty-two", False),
