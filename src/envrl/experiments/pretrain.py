@@ -99,7 +99,13 @@ EMBEDDED_POLICIES = {
     "webshop": PretrainSettings(
         (
             Stage("language model", _SHOP, PhaseSettings(epochs=2.0), 1.0),
-            Stage("cloning", _SHOP, PhaseSettings(epochs=0.5, lr=5e-4), 0.1),
+            # Long, in small updates: to copy names from a page is learnt late.
+            Stage(
+                "cloning",
+                replace(_SHOP, questions_per_episode=0.0),
+                PhaseSettings(epochs=2.0, lr=1e-3, tokens_per_update=2048),
+                0.1,
+            ),
         ),
         vocabulary=1536,
         phrases=SHOP_PHRASES,
