@@ -7,6 +7,8 @@ Axis words used in shape annotations across the package:
 - ``vocab``: entries of the tokenizer
 - ``rows``: rows of one GRPO group pool
 - ``groups``: groups of episodes of one game
+- ``turns``: environment steps of policy rows, in the order of rows
+- ``hidden``: numbers of a hidden state
 - ``target``: positions at which a loss has a target token
 """
 

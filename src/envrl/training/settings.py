@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from envrl.errors import ConfigFault
-from envrl.losses.aggregation import Aggregation
 from envrl.losses.schedules import Schedule
 
 Algorithm = Literal["grpo", "gigpo", "rloo", "reinforce++", "ppo"]
@@ -158,7 +157,7 @@ class LossSettings:
     scale_by_std: bool = True
     """Divide advantages by the pool's standard deviation; rloo never does. ppo and reinforce++ centre and
     scale over the iteration."""
-    aggregation: Aggregation = "tokens"
+    aggregation: Literal["tokens", "rows", "constant"] = "tokens"
     """tokens: mean over all written tokens; rows: of each row, then over rows; constant: sums of rows by a
     constant, then over rows (Dr. GRPO, with scale_by_std=false). Auxiliary terms have their own."""
     row_tokens: int | None = None

@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from envrl.analysis.records import RunRecord, record_path, write_record
 from envrl.errors import ConfigFault, DataFault
 from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.credit import advantage_function
+from envrl.experiments.evaluate import _load_weights
 from envrl.experiments.plain import as_plain
 from envrl.experiments.resume import existing_record
 from envrl.training.settings import COMPARES_EPISODES, LossSettings
+from support import adapters, policy_of, word_checkpoint
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"loss.algorithm": "reinforce"}, "loss.algorithm"),
@@ -73,3 +76,14 @@ def test_a_record_older_than_a_setting_was_made_with_its_default(tmp_path: Path)
     assert found.config == old
     with pytest.raises(DataFault, match=r"loss\.algorithm: was grpo, is rloo"):
         existing_record(path, config_from({"loss.algorithm": "rloo"}))
+
+
+def test_a_critic_in_a_checkpoint_is_passed_over_when_the_policy_is_evaluated() -> None:
+    policy = policy_of(word_checkpoint(), lora=adapters(rank=2))
+    trained = {n: p.detach() + 1 for n, p in policy.named_parameters() if p.requires_grad}
+    saved = {f"policy.{n}": w for n, w in trained.items()} | {"critic.weight": torch.zeros(16)}
+    _load_weights(policy, {"state_dict": saved}, RunConfig())
+    found = {n: p.detach() for n, p in policy.named_parameters() if p.requires_grad}
+    assert all(torch.equal(found[n], w) for n, w in trained.items())
+    with pytest.raises(DataFault, match="is only in one of them"):
+        _load_weights(policy, {"state_dict": {"critic.weight": torch.zeros(16)}}, RunConfig())
