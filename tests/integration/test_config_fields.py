@@ -407,8 +407,21 @@ def test_the_name_decides_what_is_played() -> None:
     assert {g.max_steps for g in games.panel.games} == {15}
     env = environment_factory(config_from(SHOP).env)()
     assert env.reset(games.panel.games[0], 0).admissible == ("search[<your query>]", "click[search]")
-    with pytest.raises(ConfigFault, match=r"env\.receptacles is 4, which only alfworld knows"):
-        shop_games(**{"env.receptacles": 4})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env.receptacles": 4}, r"env\.receptacles is 4, .* use env\.name=alfworld"),
+        ({"env.webshop.catalogue": "full"}, r"env\.webshop\.catalogue is full, .* env\.games=official"),
+        ({"env.games": "official"}, r"env\.webshop\.products is 60, .* env\.games=generated"),
+        ({"env.name": "alfworld"}, r"env\.webshop\.products is 60, .* env\.name=webshop"),
+        ({"env.webshop.products": 3}, r"lower env\.webshop\.test_goals \(20\)"),
+    ],
+)
+def test_settings_without_effect_are_refused(changes: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigFault, match=message):
+        shop_games(**changes)
 
 
 @pytest.mark.parametrize(
@@ -425,7 +438,7 @@ def test_the_shop_is_the_one_described(name: str, value: Any) -> None:
 
 def test_official_products_come_from_their_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WEBSHOP_DATA", str(tmp_path))
-    official = {"env.games": "official"}
+    official = {"env.games": "official", "env.webshop.products": 1000}
     with pytest.raises(DataFault, match=r"items_shuffle_1000\.json: download it from"):
         shop_games(**official)
     with pytest.raises(DataFault, match=r"items_shuffle\.json: download it from"):

@@ -78,20 +78,31 @@ class EnvSettings:
             raise ConfigFault(f"env.train_games is {self.train_games}; use at least 1, or null for all")
         if self.max_steps is not None and self.max_steps < 1:
             raise ConfigFault(f"env.max_steps is {self.max_steps}; use at least 1, or null for the default")
+        self._refuse_settings_without_effect()
         if self.name == "webshop":
-            self._refuse_alfworld_settings()
             return
         if self.train_games is None and self.games == "generated":
             raise ConfigFault("env.train_games is null, but generated games have no end; give a number")
         self.rooms()
 
-    def _refuse_alfworld_settings(self) -> None:
-        known = {f.name: f.default for f in fields(self)}
-        for name in ("backend", "receptacles", "objects_per_receptacle", "task_types"):
-            if getattr(self, name) != known[name]:
+    def _refuse_settings_without_effect(self) -> None:
+        defaults = EnvSettings.__dataclass_fields__
+        if self.name == "webshop":
+            names = ("backend", "receptacles", "objects_per_receptacle", "task_types")
+            idle = {f"env.{n}": (getattr(self, n), defaults[n].default, "env.name=alfworld") for n in names}
+            official = self.games == "official"
+            name, remedy = ("products", "generated") if official else ("catalogue", "official")
+            usual = getattr(WebShopSettings(), name)
+            idle[f"env.webshop.{name}"] = (getattr(self.webshop, name), usual, f"env.games={remedy}")
+        else:
+            idle = {
+                f"env.webshop.{f.name}": (getattr(self.webshop, f.name), f.default, "env.name=webshop")
+                for f in fields(WebShopSettings)
+            }
+        for name, (value, default, remedy) in idle.items():
+            if value != default:
                 raise ConfigFault(
-                    f"env.{name} is {getattr(self, name)}, which only alfworld knows; remove it, or use "
-                    "env.name=alfworld"
+                    f"{name} is {value}, which changes nothing here; remove it, or use {remedy}"
                 )
 
     @property

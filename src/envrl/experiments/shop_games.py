@@ -53,7 +53,13 @@ def _open(
     loaded = load_catalog(files.items, files.attributes, rng=rng)
     ordered = order_goals(_goals(goals, files, loaded, rng), rng).goals
     index = load_index(loaded.catalog, cache_folder() / "webshop")
-    return OpenShop(Shop(loaded.catalog, ordered, index), make_panels(ordered, test_goals))
+    try:
+        panels = make_panels(ordered, test_goals)
+    except ConfigFault as error:
+        raise ConfigFault(
+            f"{error}: lower env.webshop.test_goals ({test_goals}), or raise env.webshop.products"
+        ) from error
+    return OpenShop(Shop(loaded.catalog, ordered, index), panels)
 
 
 def _files(games: str, products: int, catalogue: str, goals: str, games_seed: int) -> ShopFiles:
