@@ -139,6 +139,17 @@ def _fixed(wanted: RunPlan) -> SmallRun:
     return run
 
 
+def test_diagnosis_changes_nothing_in_a_run_with_adaptive_weights() -> None:
+    """Gradients are then measured in every iteration and still count in every second one only."""
+    loss = replace(BOTH, balance=BalanceSettings("gradient_norm", every=2, keep=0.0))
+    runs = [small_run(plan(loss=loss, measure=True, iterations=3, diagnose_every=every)) for every in (0, 1)]
+    plain, diagnosed = (fit(run, 3) for run in runs)
+    assert same(*runs)
+    assert [m["train/lambda_sp"] for m in plain] == [m["train/lambda_sp"] for m in diagnosed]
+    assert "train/grad_norm/sp" in diagnosed[1].keys() - plain[1].keys()
+    assert plain[1]["train/lambda_sp"] == plain[2]["train/lambda_sp"] > 0
+
+
 def test_balanced_gradients_have_the_length_that_was_asked_for() -> None:
     """The weight is the ratio of lengths: λ · ‖own gradient‖ = 0.3 · ‖policy's‖, of the iteration before."""
     loss = replace(BOTH, balance=BalanceSettings("gradient_norm", keep=0.0, most=1e6))

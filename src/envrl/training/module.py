@@ -139,7 +139,9 @@ class EnvRLModule(L.LightningModule):
         }
         metrics |= self._gradients.metrics()
         metrics["iteration"] = float(iteration)
-        self._weights.finish(self._gradients.norms())
+        # What is measured for diagnosis alone must not change the run.
+        measured = self._weights.needs_gradients(iteration)
+        self._weights.finish(self._gradients.norms() if measured else {})
         self.log_dict(metrics, logger=False)
         # Not left to Lightning, which logs after the checkpoint: a run killed in between would go on
         # after an iteration that nobody has logged.
