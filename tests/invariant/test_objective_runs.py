@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from envrl.losses.schedules import Schedule
@@ -131,6 +132,19 @@ def test_adaptive_weights_survive_a_resume_exactly(tmp_path: Path, kind: str) ->
     assert len(set(factors)) > 1
     assert [one["train/lambda_sp"] for one in curve] == pytest.approx([0.3 * f for f in factors])
     assert not same(whole, _fixed(wanted))
+
+
+def test_a_checkpoint_without_adaptive_weights_goes_on(tmp_path: Path) -> None:
+    """As one written before there were any: nothing of it is missing in a run of fixed weights."""
+    wanted = plan(loss=BOTH, measure=True, iterations=3)
+    curve = fit(small_run(wanted), 3)
+    fit(
+        small_run(wanted), 1, ModelCheckpoint(dirpath=tmp_path, filename="last", save_on_train_epoch_end=True)
+    )
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del content["auxiliary_weights"]
+    torch.save(content, tmp_path / "old.ckpt")
+    assert fit(small_run(wanted), 3, checkpoint_path=tmp_path / "old.ckpt") == curve[1:]
 
 
 def _fixed(wanted: RunPlan) -> SmallRun:

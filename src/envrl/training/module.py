@@ -139,9 +139,7 @@ class EnvRLModule(L.LightningModule):
         }
         metrics |= self._gradients.metrics()
         metrics["iteration"] = float(iteration)
-        # What is measured for diagnosis alone must not change the run.
-        measured = self._weights.needs_gradients(iteration)
-        self._weights.finish(self._gradients.norms() if measured else {})
+        self._weights.finish(iteration, self._gradients.norms())
         self.log_dict(metrics, logger=False)
         # Not left to Lightning, which logs after the checkpoint: a run killed in between would go on
         # after an iteration that nobody has logged.
@@ -177,7 +175,9 @@ class EnvRLModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores version and adaptive weights; completes the trained weights with the frozen ones."""
         self.updates_done = int(checkpoint["updates_done"])
-        self._weights.load_state_dict(checkpoint["auxiliary_weights"])
+        # A run begun before weights could adapt has none, and its settings let none adapt.
+        if "auxiliary_weights" in checkpoint:
+            self._weights.load_state_dict(checkpoint["auxiliary_weights"])
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
     def _trained(self) -> Iterator[torch.nn.Parameter]:

@@ -87,14 +87,16 @@ class AuxiliaryWeights:
             return uncertainty_factor(self._log_variances[name], most)
         return reward_factor(self._outcome.success) if kind == "reward" else 1.0
 
-    def finish(self, norms: Mapping[str, float]) -> None:
+    def finish(self, iteration: int, norms: Mapping[str, float]) -> None:
         """Learns from an iteration, after its updates, for the next one.
 
         Args:
+            iteration: Number of the iteration.
             norms: Norm of every measured term's gradient, ``policy`` among them; empty if not measured.
         """
         keep = self._balance.keep
-        for name, norm in norms.items():
+        # What was measured for diagnosis alone must not change the run.
+        for name, norm in norms.items() if self.needs_gradients(iteration) else ():
             self._norms[name] = keep * self._norms.get(name, norm) + (1 - keep) * norm
         for name, loss in self._losses.items():
             before = self._log_variances[name]

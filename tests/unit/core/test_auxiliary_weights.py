@@ -25,7 +25,7 @@ def loss(value: float) -> LossTerm:
 def test_without_balancing_the_weight_is_the_schedule() -> None:
     weights = weights_of(BalanceSettings())
     weights.begin(Outcome(0.9))
-    weights.finish({"policy": 1.0, "sp": 7.0})
+    weights.finish(0, {"policy": 1.0, "sp": 7.0})
     assert weights.weights(5) == {"sp": 0.2, "id": 0.05}
     assert weights.metrics(5) == {"train/lambda_sp": 0.2, "train/lambda_id": 0.05}
 
@@ -35,10 +35,10 @@ def test_balanced_gradients_by_hand() -> None:
     assert weights.needs_gradients(0)
     # Nothing is known yet: no update is made with a gradient of unknown size.
     assert weights.weights(0) == {"sp": 0.0, "id": 0.0}
-    weights.finish({"policy": 1.0, "sp": 4.0})
+    weights.finish(0, {"policy": 1.0, "sp": 4.0})
     assert weights.weights(0) == pytest.approx({"sp": 0.05, "id": 0.0})
     # Averages: policy (1 + 3)/2 = 2, sp (4 + 4)/2 = 4, id 0.5 alone: factors 0.5 and 4.
-    weights.finish({"policy": 3.0, "sp": 4.0, "id": 0.5})
+    weights.finish(0, {"policy": 3.0, "sp": 4.0, "id": 0.5})
     assert weights.weights(0) == pytest.approx({"sp": 0.1, "id": 0.4})
     assert weights.metrics(0)["train/weight_factor/id"] == pytest.approx(4.0)
 
@@ -55,7 +55,7 @@ def test_uncertainty_learns_from_the_sum_over_micro_batches() -> None:
     weights.note({"sp": loss(1.0)})
     weights.note({"sp": loss(2.0)})
     assert weights.weights(0) == {"sp": 0.2, "id": 0.1}
-    weights.finish({})
+    weights.finish(0, {})
     # s = 0.1 · (3 − 1) = 0.2; inverse dynamics had no targets and stays.
     assert weights.weights(0) == pytest.approx({"sp": 0.2 * 0.8187308, "id": 0.1})
 
@@ -102,7 +102,7 @@ def test_what_was_given_up_stays_given_up() -> None:
     for success, imagined in ((0.5, 0.0), (0.5, 0.3), (0.9, 0.0)):
         weights.begin(Outcome(success, imagined))
         weights.note({"sp": loss(1.0)})
-        weights.finish({})
+        weights.finish(0, {})
         verdicts.append((weights.scheduled(0)["sp"], weights.metrics(0)["train/auxiliary_stopped"]))
     assert verdicts == [(0.2, 0.0), (0.0, 1.0), (0.0, 1.0)]
 
@@ -115,7 +115,7 @@ def test_all_that_was_learnt_is_in_the_state(kind: str) -> None:
     def iteration(weights: AuxiliaryWeights, n: int) -> None:
         weights.begin(Outcome(0.5 - 0.1 * n))
         weights.note({"sp": loss(3.0 - n), "id": loss(1.0)})
-        weights.finish({"policy": 1.0 + n, "sp": 2.0, "id": 0.3})
+        weights.finish(0, {"policy": 1.0 + n, "sp": 2.0, "id": 0.3})
 
     for n in range(2):
         iteration(first, n)
