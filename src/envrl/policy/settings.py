@@ -113,12 +113,13 @@ def model_source(model: str) -> str:
     Raises:
         PolicyFault: The name is none of these; needs no model library to find out.
     """
-    embedded = EMBEDDED.get("tiny-alfworld" if model == "tiny" else model)
+    name = embedded_policy(model, "alfworld")
+    embedded = EMBEDDED.get(name)
     if embedded is not None:
         if not (embedded / "config.json").is_file():
             raise PolicyFault(
                 f"the embedded checkpoint is missing from {embedded}; reinstall the package or "
-                "rebuild it with `python -m envrl.policy.tiny`"
+                f"rebuild it with `python -m envrl.policy.tiny --env {name.removeprefix('tiny-')}`"
             )
         return str(embedded)
     path = Path(model).expanduser()
