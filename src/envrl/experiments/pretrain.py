@@ -106,6 +106,13 @@ EMBEDDED_POLICIES = {
                 PhaseSettings(epochs=2.0, lr=1e-3, tokens_per_update=2048),
                 0.1,
             ),
+            # More detours: pages that come again are practice in copying too.
+            Stage(
+                "practice",
+                replace(_SHOP, questions_per_episode=0.0, detour=0.2),
+                PhaseSettings(epochs=2.0, lr=1.5e-3, tokens_per_update=2048),
+                0.3,
+            ),
         ),
         vocabulary=1536,
         phrases=SHOP_PHRASES,
