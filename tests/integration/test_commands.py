@@ -73,6 +73,14 @@ def test_every_field_is_explained_in_the_help(capsys: pytest.CaptureFixture[str]
     assert bare == [], "options without a word of explanation"
 
 
+@pytest.mark.parametrize("command", [train, evaluate])
+def test_an_option_is_not_taken_for_one_it_begins_like(
+    command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--env.receptacle", "7"]) != 0
+    assert "--env.receptacle" in capsys.readouterr().err
+
+
 def printed(command: Any, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What ``--print_config`` prints."""
     capsys.readouterr()

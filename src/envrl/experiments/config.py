@@ -253,7 +253,8 @@ class RunConfig:
 def run_parser(prog: str, description: str) -> ArgumentParser:
     """Parser with every field of :class:`RunConfig` as an option, ``--config`` and ``--print_config``."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    # No abbreviations: a misspelt option must be refused, not taken for the one it begins like.
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
     parser.add_class_arguments(RunConfig, nested_key=None, as_group=False)
     return parser

@@ -11,7 +11,7 @@ from rich.console import Console
 from envrl.envs.alfworld.engine import AlfworldEnv
 from envrl.envs.alfworld.expert import Expert
 from envrl.envs.alfworld.generate import RoomSettings, generate_games
-from envrl.experiments.played import PlayedEpisode, PlayedStep
+from envrl.experiments.played import Choice, PlayedEpisode, record_play
 from envrl.seeding import derive_seed, generator
 from envrl.types import Game, Observation
 
@@ -40,21 +40,19 @@ def play(game: Game, rng: np.random.Generator, detour: float) -> PlayedEpisode:
     A random command is drawn by verb first, so that rare verbs are seen often; one in five of them is an
     inadmissible one (a verb with a wrong place), whose answer the language model must know too.
     """
-    env, expert = AlfworldEnv(), Expert()
-    observation = opening = env.reset(game, 0)
-    expert.reset(observation.text)
-    steps: list[PlayedStep] = []
-    for _ in range(game.max_steps):
+    expert = Expert()
+
+    def begin(opening: Observation) -> Choice:
+        expert.reset(opening.text)
+        return choose
+
+    def choose(observation: Observation) -> tuple[str, bool]:
         command = expert.act(observation)
-        by_expert = rng.random() >= detour
-        if not by_expert:
-            command = _random_command(observation, rng)
-        result = env.step(command)
-        observation = result.observation
-        steps.append(PlayedStep(command, observation, by_expert))
-        if result.terminated or result.truncated:
-            break
-    return PlayedEpisode(opening, tuple(steps))
+        if rng.random() >= detour:
+            return command, True
+        return _random_command(observation, rng), False
+
+    return record_play(AlfworldEnv(), game, 0, game.max_steps, begin)
 
 
 def _random_command(observation: Observation, rng: np.random.Generator) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from envrl.envs.webshop.actions import SEARCH_PLACEHOLDER
 from envrl.envs.webshop.expert import Expert
 from envrl.experiments.config import EnvSettings, WebShopSettings
-from envrl.experiments.played import PlayedEpisode, PlayedStep
+from envrl.experiments.played import Choice, PlayedEpisode, record_play
 from envrl.experiments.shop_games import shop_environment, shop_training_games
 from envrl.prompts.render import task_of
 from envrl.seeding import derive_seed, generator
@@ -91,22 +91,22 @@ def play(
     env_settings: EnvSettings, game: Game, rng: np.random.Generator, detour: float, most_steps: int
 ) -> PlayedEpisode:
     """Plays one goal: the expert's command, or with probability ``detour`` a random one."""
-    env, expert = shop_environment(env_settings), Expert(game.max_steps, rng)
-    observation = opening = env.reset(game, int(rng.integers(2**31)))
-    expert.reset(observation.text)
-    steps: list[PlayedStep] = []
-    for _ in range(most_steps):
-        command = as_on_the_page(expert.act(observation), observation)
-        by_expert = rng.random() >= detour
-        if not by_expert:
+    expert = Expert(game.max_steps, rng)
+
+    def begin(opening: Observation) -> Choice:
+        expert.reset(opening.text)
+
+        def choose(observation: Observation) -> tuple[str, bool]:
+            command = as_on_the_page(expert.act(observation), observation)
+            if rng.random() >= detour:
+                return command, True
             command = _random_command(opening, observation, rng)
             expert.follow(command.lower())
-        result = env.step(command)
-        observation = result.observation
-        steps.append(PlayedStep(command, observation, by_expert))
-        if result.terminated or result.truncated:
-            break
-    return PlayedEpisode(opening, tuple(steps))
+            return command, False
+
+        return choose
+
+    return record_play(shop_environment(env_settings), game, int(rng.integers(2**31)), most_steps, begin)
 
 
 def _random_command(opening: Observation, observation: Observation, rng: np.random.Generator) -> str:

@@ -13,6 +13,9 @@ from envrl.experiments.credit import advantage_function
 from envrl.experiments.evaluate import _load_weights
 from envrl.experiments.plain import as_plain
 from envrl.experiments.resume import existing_record
+from envrl.policy.batch import RowKind
+from envrl.rollout.rows import TokenRow
+from envrl.rollout.turns import Turn
 from envrl.training.settings import COMPARES_EPISODES, LossSettings
 from support import adapters, policy_of, word_checkpoint
 
@@ -48,9 +51,37 @@ def test_one_episode_a_game_is_enough_where_games_are_not_compared(algorithm: st
     assert algorithm not in COMPARES_EPISODES
 
 
-def test_every_algorithm_has_its_advantages() -> None:
-    for algorithm in ("grpo", "gigpo", "rloo", "reinforce++", "ppo"):
-        advantage_function(config_from({"loss.algorithm": algorithm}).loss)
+# Two games of two episodes with one step each, won 1 and 0, 3 and 1. Pools: means 0.5 and 2, unbiased
+# deviations 0.70711 and 1.41421; over all four, mean 1.25 and squares 4.75.
+ADVANTAGES = {
+    "grpo": [0.70711, -0.70711, 0.70711, -0.70711],
+    "rloo": [1.0, -1.0, 2.0, -2.0],
+    "reinforce++": [-0.19868, -0.99340, 1.39076, -0.19868],
+    # Every step has its episode's observation and return, so both levels say the same.
+    "gigpo": [1.41421, -1.41421, 1.41421, -1.41421],
+    # A critic that says 0 leaves the returns, which are centred and scaled over all turns.
+    "ppo": [-0.19868, -0.99340, 1.39076, -0.19868],
+}
+
+
+@pytest.mark.parametrize("algorithm", ADVANTAGES)
+def test_every_algorithm_gives_its_own_advantages(algorithm: str) -> None:
+    rows = [
+        TokenRow(
+            RowKind.POLICY,
+            (2, 5),
+            bytes([1, 2]),
+            (0.0, -1.0),
+            score=score,
+            group=number // 2,
+            trajectory=number,
+            turns=(Turn(1, 1, reward=score, anchor=f"game {number // 2}"),),
+        )
+        for number, score in enumerate((1.0, 0.0, 3.0, 1.0))
+    ]
+    values = [(0.0,)] * 4 if algorithm == "ppo" else None
+    credit = advantage_function(config_from({"loss.algorithm": algorithm}).loss)(rows, values)
+    assert [of_row[0] for of_row in credit.advantages] == pytest.approx(ADVANTAGES[algorithm], abs=2e-5)
 
 
 def test_the_constant_of_the_aggregation_is_what_a_row_can_hold() -> None:
