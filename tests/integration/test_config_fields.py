@@ -321,6 +321,7 @@ ELSEWHERE = {
     "env.webshop.products": "test_the_shop_is_the_one_described",
     "env.webshop.goals": "test_the_shop_is_the_one_described",
     "env.webshop.test_goals": "test_the_shop_is_the_one_described",
+    "env.webshop.order": "test_the_order_decides_who_has_which_goal",
     "env.webshop.catalogue": "test_official_products_come_from_their_folder",
     "env.backend": "test_the_backend_decides_who_plays",
     "env.games": "test_official_games_come_from_their_folder",
@@ -434,6 +435,19 @@ def test_the_shop_is_the_one_described(name: str, value: Any) -> None:
 
     assert wishes(shop_games()) == wishes(shop_games())
     assert wishes(shop_games()) != wishes(shop_games(**{name: value}))
+
+
+def test_the_order_decides_who_has_which_goal() -> None:
+    by_workers = {
+        "env.webshop.order": "workers",
+        "env.train_games": None,
+        "env.webshop.products": 200,
+        "env.webshop.test_goals": 500,
+    }
+    games = shop_games(**by_workers)
+    assert games.schedule is not None
+    assert {g.spec.split()[0] for g in (*games.training, *games.panel.games)} == {"worker"}
+    assert shop_games().schedule is None
 
 
 def test_official_products_come_from_their_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

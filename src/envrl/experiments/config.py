@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from envrl.envs.alfworld.furnish import RoomSettings
 from envrl.envs.alfworld.rooms import TASK_TYPES
+from envrl.envs.webshop.ordering import PAPER_TEST_GOALS
 from envrl.errors import ConfigFault
 from envrl.experiments.checks import check_objectives
 from envrl.experiments.plain import merge, nested
@@ -32,6 +33,9 @@ class WebShopSettings:
     """Official files (`env.games: official`): the 1,000 or the 1.18 million products."""
     goals: Literal["synthetic", "human"] = "synthetic"
     """Instructions made from attributes and options, or written by people."""
+    order: Literal["fixed", "workers"] = "fixed"
+    """fixed: one order of the goals, training and test goals apart; workers: as in the paper's code, where
+    each group of episodes has prices, goals and an order by a seed of its own."""
     test_goals: int = 500
     """Goals set apart for the panel; training goals share no wish and no wording with them."""
 
@@ -39,6 +43,11 @@ class WebShopSettings:
         for name in ("products", "test_goals"):
             if getattr(self, name) < 1:
                 raise ConfigFault(f"env.webshop.{name} is {getattr(self, name)}; use at least 1")
+        if self.order == "workers" and self.test_goals != PAPER_TEST_GOALS:
+            raise ConfigFault(
+                f"env.webshop.test_goals is {self.test_goals}, but order=workers tests on the first "
+                f"{PAPER_TEST_GOALS} goals of each worker; leave it out, or use order=fixed"
+            )
 
 
 _MOST_STEPS = {"alfworld": 12, "webshop": 15}
@@ -216,6 +225,8 @@ class RunConfig:
                 f"rollout.episodes_per_game is 1, but loss.algorithm={self.loss.algorithm} compares the "
                 "episodes of a game with each other; use at least 2, or reinforce++ or ppo"
             )
+        if self.env.webshop.order == "workers":
+            self._check_workers()
         if self.rollout.refill_rounds > 0 and self.env.train_games == self.rollout.games:
             raise ConfigFault(
                 f"rollout.refill_rounds is {self.rollout.refill_rounds}, but each iteration plays all "
@@ -230,6 +241,18 @@ class RunConfig:
                     f"loss.{name}.length is {schedule.length}, longer than the run's "
                     f"{self.train.iterations} iterations; shorten it, or use null for the whole run"
                 )
+
+    def _check_workers(self) -> None:
+        if self.env.train_games is not None:
+            raise ConfigFault(
+                f"env.train_games is {self.env.train_games}, but env.webshop.order=workers draws from all "
+                "goals; set it to null"
+            )
+        if self.rollout.refill_rounds > 0:
+            raise ConfigFault(
+                f"rollout.refill_rounds is {self.rollout.refill_rounds}, but env.webshop.order=workers has "
+                "one game for each group and no others; use refill_rounds=0, or order=fixed"
+            )
 
     @property
     def worded(self) -> PromptSettings:

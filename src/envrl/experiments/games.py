@@ -10,10 +10,13 @@ from envrl.envs.alfworld.games import data_root, load_split
 from envrl.envs.alfworld.generate import generate_games
 from envrl.envs.base import TextEnv
 from envrl.envs.panels import Panel, draw_games, make_panel
+from envrl.envs.webshop.env import WebShopEnv
 from envrl.errors import ConfigFault
 from envrl.experiments.config import EnvSettings, EvaluationSettings
 from envrl.experiments.places import cache_folder
 from envrl.experiments.shop_games import shop_environment, shop_panel, shop_training_games
+from envrl.experiments.shop_workers import worker_shops
+from envrl.rollout.source import GameSchedule
 from envrl.seeding import derive_seed
 from envrl.types import Game
 
@@ -23,14 +26,27 @@ _TRAINING_GAMES_TRIED = 16
 
 @dataclass(frozen=True)
 class GameSets:
-    """Training games and the panel, disjoint by content."""
+    """Training games and the panel, disjoint by content unless there is a schedule.
+
+    Attributes:
+        training: Games an iteration's are drawn from.
+        panel: Games to evaluate on.
+        schedule: The games of an iteration, by its number and how many it needs, where a published order
+            is followed; ``training`` then holds no more than the first iteration's.
+    """
 
     training: tuple[Game, ...]
     panel: Panel
+    schedule: GameSchedule | None = None
 
 
-def game_sets(env: EnvSettings, evaluation: EvaluationSettings) -> GameSets:
+def game_sets(env: EnvSettings, evaluation: EvaluationSettings, groups: int = 1) -> GameSets:
     """Makes or finds the games of a run.
+
+    Args:
+        env: Environment and games.
+        evaluation: Panel.
+        groups: Games of an iteration.
 
     Raises:
         DataFault: Official games are asked for and not there or broken, or the panel overlaps with
@@ -39,6 +55,9 @@ def game_sets(env: EnvSettings, evaluation: EvaluationSettings) -> GameSets:
     """
     panel = evaluation_panel(env, evaluation)
     if env.name == "webshop":
+        if env.webshop.order == "workers":
+            schedule = worker_shops(env).training_games
+            return GameSets(tuple(schedule(0, groups)), panel, schedule)
         training = shop_training_games(env)
         panel.require_disjoint(training)
         return GameSets(training, panel)
@@ -55,7 +74,8 @@ def evaluation_panel(env: EnvSettings, evaluation: EvaluationSettings) -> Panel:
         ConfigFault: The environment has no such split.
     """
     if env.name == "webshop":
-        return shop_panel(env, evaluation)
+        by_workers = env.webshop.order == "workers"
+        return worker_shops(env).panel(evaluation) if by_workers else shop_panel(env, evaluation)
     split = evaluation.split or "valid_seen"
     if split == "test":
         raise ConfigFault("evaluation.split is test; alfworld has valid_seen and valid_unseen")
@@ -93,6 +113,8 @@ def _training_games(env: EnvSettings) -> tuple[Game, ...]:
 def environment_factory(env: EnvSettings) -> Callable[[], TextEnv]:
     """Builds one environment of the chosen kind and backend."""
     if env.name == "webshop":
+        if env.webshop.order == "workers":
+            return lambda: WebShopEnv(worker_shops(env).shop)
         return lambda: shop_environment(env)
     if env.backend == "textworld":
         from envrl.envs.alfworld.textworld import TextWorldEnv

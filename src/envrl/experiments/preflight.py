@@ -28,7 +28,7 @@ def preflight(config: RunConfig) -> GameSets:
         from envrl.policy.model import check_policy
 
         check_policy(policy)
-    return game_sets(config.env, config.evaluation)
+    return game_sets(config.env, config.evaluation, config.rollout.games)
 
 
 def _require_gpu() -> None:

@@ -52,7 +52,7 @@ def build_collector(config: RunConfig, policy: Policy, pool: EnvPool) -> Collect
 
 def build(config: RunConfig) -> Parts:
     """Loads and connects everything a run needs; fails before any work if something is missing."""
-    games = game_sets(config.env, config.evaluation)
+    games = game_sets(config.env, config.evaluation, config.rollout.games)
     torch.manual_seed(derive_seed(config.seed, "model"))
     policy = load_policy(config.embodied)
     pool = build_pool(config, games.panel, config.rollout.games * config.rollout.episodes_per_game)
@@ -86,6 +86,7 @@ def build(config: RunConfig) -> Parts:
         pairing=shuffled_pairing,
         wanted=lambda iteration: _wanted(config, module, iteration),
         explore=partial(play_at_random, pool),
+        schedule=games.schedule,
     )
     return Parts(policy, pool, collector, games, module, source)
 

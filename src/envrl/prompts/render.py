@@ -42,8 +42,11 @@ def shown_actions(observation: Observation) -> tuple[str, ...]:
     return tuple(a for a in observation.admissible if a not in _HIDDEN)
 
 
-def _action_list(observation: Observation) -> str:
-    return ", ".join(f"'{a}'" for a in shown_actions(observation))
+def _action_list(settings: PromptSettings, observation: Observation) -> str:
+    actions, wording = shown_actions(observation), settings.wording
+    if settings.form == "compact":
+        return ", ".join(f"'{action}'" for action in actions)
+    return wording.action_separator.join(wording.listed_action.format(action) for action in actions)
 
 
 _REASONED_FORMAT = (
@@ -56,11 +59,11 @@ def opening_message(settings: PromptSettings, initial: Observation) -> Message:
     """First user turn of a transcript: the room and the task, and for chat models how to answer."""
     text = without_banner(initial.text)
     if settings.form == "compact":
-        listed = f"\n{_action_list(initial)}" if settings.show_admissible else ""
+        listed = f"\n{_action_list(settings, initial)}" if settings.show_admissible else ""
         return Message("user", text + listed)
     parts = [f"{settings.wording.role} and must complete a task.", text]
     if settings.show_admissible:
-        parts.append(f"Admissible actions now: [{_action_list(initial)}].")
+        parts.append(f"Admissible actions now: [{_action_list(settings, initial)}].")
     parts.append(_REASONED_FORMAT)
     return Message("user", "\n".join(parts))
 
@@ -69,7 +72,7 @@ def follow_up(settings: PromptSettings, observation: Observation) -> FollowUp:
     """Later user turn of a transcript."""
     parts = []
     if settings.show_admissible:
-        listed = _action_list(observation)
+        listed = _action_list(settings, observation)
         compact = settings.form == "compact"
         parts.append(listed if compact else f"Admissible actions now: [{listed}].")
     if settings.form == "reasoned":
@@ -121,7 +124,7 @@ def _reasoned_step(
         ]
     parts.append(f"Current observation: {_page(settings, current.text)}")
     if settings.show_admissible:
-        parts.append(f"Admissible actions now: [{_action_list(current)}].")
+        parts.append(f"Admissible actions now: [{_action_list(settings, current)}].")
     parts.append(_REASONED_FORMAT)
     return "\n".join(parts)
 
@@ -144,5 +147,5 @@ def _compact_step(
     if without_banner(current.text) != opening:
         lines.append(without_banner(current.text))
     if settings.show_admissible:
-        lines.append(_action_list(current))
+        lines.append(_action_list(settings, current))
     return "\n".join(lines)

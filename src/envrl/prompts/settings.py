@@ -29,6 +29,8 @@ class Wording:
             projections: 30 in ALFWorld, 20 in WebShop).
         task_in_observations: Whether the first observation is shown with the task in it although the
             prompt states the task above (published for ALFWorld; WebShop's observations are cut).
+        listed_action: An admissible action in a chat model's list (published: WebShop's has a comma).
+        action_separator: What stands between two of them (published: a line each).
         most_characters: Prompts of the `steps` layout that are longer are shown without history
             (published for WebShop: 13,000); None = no limit.
     """
@@ -36,13 +38,20 @@ class Wording:
     role: str
     tail_characters: int
     task_in_observations: bool = True
+    listed_action: str = "'{}'"
+    action_separator: str = "\n "
     most_characters: int | None = None
 
 
 WORDINGS: dict[Domain, Wording] = {
     "alfworld": Wording("You act in a household described in text", 30),
     "webshop": Wording(
-        "You shop on a website described in text", 20, task_in_observations=False, most_characters=13_000
+        "You shop on a website described in text",
+        20,
+        task_in_observations=False,
+        listed_action="'{}',",
+        action_separator="\n",
+        most_characters=13_000,
     ),
 }
 """Wording of each environment."""

@@ -27,6 +27,9 @@ from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.seeding import derive_seed, generator
 from envrl.types import Finish, Game, Group, Role, StopReason, Trajectory
 
+GameSchedule = Callable[[int, int], Sequence[Game]]
+"""From an iteration's number and how many games it needs to these games."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -88,6 +91,7 @@ class RolloutSource:
         pairing: Permutation of the shuffled-target control, handed in for the same reason.
         wanted: Which auxiliary targets an iteration needs.
         explore: Plays at random, where ``auxiliary.data`` asks for that.
+        schedule: Names an iteration's games, where a published order is followed instead of a draw.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class RolloutSource:
         pairing: Pairing,
         wanted: Callable[[int], Wanted],
         explore: Explorer | None = None,
+        schedule: GameSchedule | None = None,
     ) -> None:
         self._policy = policy
         self._collector = collector
@@ -110,6 +115,7 @@ class RolloutSource:
         self._pairing = pairing
         self._wanted = wanted
         self._explore = explore
+        self._schedule = schedule
 
     def collect(self, iteration: int, policy_version: int) -> Experience:
         """Plays an iteration's episodes and makes its micro-batches."""
@@ -147,9 +153,7 @@ class RolloutSource:
         """Plays the iteration's games, and others instead of those that nothing can be learnt from."""
         rollout, root = self._settings.rollout, self._settings.seed
         started = time.perf_counter()
-        count = min(rollout.games, len(self._games))
-        picker = generator(root, "iteration", iteration, "games")
-        groups = self._play_games(_pick(picker, self._games, count), iteration, version)
+        groups = self._play_games(self._games_of(iteration), iteration, version)
         # Measured on these alone: games that are played instead of others are no fair sample.
         metrics = episode_metrics(_trajectories(groups), "rollout")
         played = list(groups)
@@ -169,6 +173,13 @@ class RolloutSource:
         if rollout.refill_rounds > 0:
             metrics["rollout/refilled_groups"] = float(len(played) - len(groups))
         return _Played(tuple(groups), metrics, len(everything))
+
+    def _games_of(self, iteration: int) -> Sequence[Game]:
+        count = self._settings.rollout.games
+        if self._schedule is not None:
+            return self._schedule(iteration, count)
+        picker = generator(self._settings.seed, "iteration", iteration, "games")
+        return _pick(picker, self._games, min(count, len(self._games)))
 
     def _play_games(self, games: Sequence[Game], iteration: int, version: int) -> list[Group]:
         """A group of episodes of each game."""

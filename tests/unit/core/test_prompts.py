@@ -6,7 +6,7 @@ from envrl.errors import ConfigFault
 from envrl.prompts.dynamics import inverse_dynamics_question, state_prediction_question
 from envrl.prompts.parse import ParsedAction, parse_action
 from envrl.prompts.render import PastStep, follow_up, opening_message, step_message, task_of
-from envrl.prompts.settings import PromptSettings
+from envrl.prompts.settings import Domain, PromptSettings
 from envrl.types import FollowUp, Observation
 
 START = Observation(
@@ -63,6 +63,26 @@ def test_reasoned_prompts_count_observations_from_the_start() -> None:
     assert "Steps taken" not in step_message(settings, START, (), START).content
     nothing = step_message(PromptSettings(form="reasoned", history=0), START, PAST, NOW).content
     assert "Steps taken so far: 3.\n" in nothing
+
+
+@pytest.mark.parametrize(
+    ("domain", "listed"),
+    [
+        ("alfworld", "['go to desk 1'\n 'open {x}']"),
+        ("webshop", "['go to desk 1',\n'open {x}',]"),
+    ],
+)
+def test_actions_are_listed_a_line_each_as_published(domain: Domain, listed: str) -> None:
+    observation = Observation("You see a desk.", ("help", "go to desk 1", "open {x}"))
+    settings = PromptSettings(form="reasoned", show_admissible=True, domain=domain)
+    for text in (
+        opening_message(settings, observation).content,
+        follow_up(settings, observation).appendix,
+        step_message(settings, START, PAST, observation).content,
+    ):
+        assert f"Admissible actions now: {listed}." in text
+    compact = PromptSettings(show_admissible=True, domain=domain)
+    assert follow_up(compact, observation).appendix == "\n'go to desk 1', 'open {x}'"
 
 
 def test_both_questions_hold_everything_but_their_answer() -> None:

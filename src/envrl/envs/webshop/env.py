@@ -8,7 +8,7 @@ then ``click[name]`` for every name on the page. The task stands in the first ob
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from envrl.envs.webshop.actions import SEARCH_PLACEHOLDER, admits
 from envrl.envs.webshop.goal_sets import goal_id
@@ -51,16 +51,18 @@ def goal_games(goals: Iterable[Goal], split: str, max_steps: int = MAX_STEPS) ->
 class WebShopEnv:
     """Plays goals of a shop (protocol :class:`envrl.envs.base.TextEnv`).
 
-    ``Game.spec`` is the goal's :func:`~envrl.envs.webshop.goal_sets.goal_id`. A purchase ends the
+    ``Game.spec`` is the goal's :func:`~envrl.envs.webshop.goal_sets.goal_id`, or whatever tells several
+    shops apart. A purchase ends the
     episode. The reward is 1.0 for a purchase whose score is exactly 1 and 0.0 for everything else;
     the score itself is ``task_score``.
 
     Args:
-        shop: The shop; environments of a process should share one.
+        shop: The shop, which environments of a process should share; or a function from the game to a
+            shop whose only goal it is.
     """
 
-    def __init__(self, shop: Shop) -> None:
-        self._shop = shop
+    def __init__(self, shop: Shop | Callable[[Game], Shop]) -> None:
+        self._shop_of = shop
         self._session: ShopSession | None = None
         self._steps_left = 0
         self._admissible: tuple[str, ...] = ()
@@ -71,8 +73,12 @@ class WebShopEnv:
         Raises:
             DataFault: The shop doesn't have the game's goal.
         """
-        place = self._shop.goal_place(game.spec)
-        session = ShopSession(self._shop, random.Random(seed))
+        shop_of = self._shop_of
+        if isinstance(shop_of, Shop):
+            shop, place = shop_of, shop_of.goal_place(game.spec)
+        else:
+            shop, place = shop_of(game), 0
+        session = ShopSession(shop, random.Random(seed))
         session.reset(place)
         self._session, self._steps_left = session, game.max_steps
         self._admissible = _admissible(session)
@@ -111,7 +117,7 @@ class WebShopEnv:
         self._session = None
 
     def _page_text(self, session: ShopSession) -> str:
-        texts = self._shop.body(session.page)
+        texts = session.shop.body(session.page)
         if isinstance(session.page, DonePage):
             return SEPARATOR.join(texts)
         return "'" + f"'{SEPARATOR}'".join(texts) + "'"
