@@ -313,6 +313,7 @@ CASES: dict[str, Case] = {
     "evaluation.split": Case("valid_unseen", ("record",)),
     "evaluation.seed": Case(1, ("record",)),
     "evaluation.every": Case(2, ("record",)),
+    "evaluation.dynamics": Case(5, ("record",)),
 }
 ELSEWHERE = {
     "loss.stop.success_drop": "test_harm_is_what_the_limits_say",

@@ -42,6 +42,8 @@ class Evaluation(_Model):
     iteration: int = Field(ge=0)
     """Training iterations completed; 0 is the policy before any update."""
     outcomes: tuple[GameOutcome, ...]
+    dynamics: dict[str, float] = Field(default_factory=dict)
+    """What the policy knows of the environment: the metrics ``dynamics/…`` over all task types."""
 
     @model_validator(mode="after")
     def _each_game_once(self) -> Evaluation:

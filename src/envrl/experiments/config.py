@@ -141,12 +141,17 @@ class EvaluationSettings:
     """Seed of the panel; the same for all runs of a study, or they can't be compared."""
     every: int = 10
     """Iterations between evaluations; the first is before training, the last after it."""
+    dynamics: int = 64
+    """Transitions of random play on the panel's games that the policy is asked about at every evaluation:
+    what follows this action, which action led there; 0 asks nothing."""
 
     def __post_init__(self) -> None:
         if self.games < 1:
             raise ConfigFault(f"evaluation.games is {self.games}: a panel needs games; use at least 1")
         if self.every < 1:
             raise ConfigFault(f"evaluation.every is {self.every}; use at least 1")
+        if self.dynamics < 0:
+            raise ConfigFault(f"evaluation.dynamics is {self.dynamics}; use 0 (nothing is asked) or more")
 
 
 @dataclass(frozen=True)

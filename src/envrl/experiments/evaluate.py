@@ -108,6 +108,7 @@ def evaluate(config: RunConfig, run: Path | None) -> tuple[Evaluation, str]:
     """
     import torch
 
+    from envrl.experiments.dynamics import DynamicsProbe, with_dynamics
     from envrl.experiments.evaluation import play_panel
     from envrl.experiments.games import evaluation_panel
     from envrl.experiments.run import build_collector, build_pool
@@ -125,7 +126,9 @@ def evaluate(config: RunConfig, run: Path | None) -> tuple[Evaluation, str]:
         result = play_panel(
             policy, collector, panel, temperature=config.sampling.eval_temperature, iteration=iteration
         )
-    return result.evaluation, panel.panel_hash
+        asked = config.evaluation.dynamics > 0
+        known = DynamicsProbe(config, panel, pool, policy).measure(policy) if asked else {}
+    return with_dynamics(result.evaluation, known), panel.panel_hash
 
 
 def _load_weights(policy: Policy, checkpoint: Mapping[str, Any], config: RunConfig) -> None:
@@ -153,6 +156,7 @@ def report(evaluation: Evaluation, panel_hash: str, console: Console) -> None:
     import numpy as np
 
     from envrl.analysis.statistics import success_interval
+    from envrl.tracking.metrics import check_name
 
     table = Table(title=f"panel {panel_hash}, {len(evaluation.outcomes)} games")
     for name in ("task type", "games", "success", "95 % interval", "mean steps"):
@@ -170,6 +174,10 @@ def report(evaluation: Evaluation, panel_hash: str, console: Console) -> None:
             end_section=family == families[-1],
         )
     console.print(table)
+    for name, value in evaluation.dynamics.items():
+        spec = check_name(name)
+        shown = share(value) if spec.unit == "share" else f"{value:.3f} {spec.unit}"
+        console.print(f"{name}: {shown} ({spec.formula})")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from envrl.envs.panels import Panel
 from envrl.errors import EnvFault
 from envrl.policy.model import Policy
 from envrl.rollout.collector import Collector, EpisodePlan
+from envrl.rollout.imagined import imagined_rate
 from envrl.rollout.source import episode_metrics, session_factory
 from envrl.seeding import derive_seed
 from envrl.types import StopReason, Trajectory
@@ -58,5 +59,7 @@ def play_panel(
     for family in sorted({t.family for t in trajectories}):
         mine = [t for t in trajectories if t.family == family]
         metrics[f"eval/success_rate/{family}"] = sum(t.won for t in mine) / len(mine)
+        metrics[f"eval/imagined_rate/{family}"] = imagined_rate(mine, policy.chat.decode)
+    metrics["eval/imagined_rate"] = imagined_rate(trajectories, policy.chat.decode)
     metrics["eval/seconds"] = time.perf_counter() - started
     return PanelResult(Evaluation(iteration=iteration, outcomes=outcomes), metrics, tuple(trajectories))

@@ -84,6 +84,8 @@ class PretrainSettings:
     """Entries of the tokenizer's BPE part."""
     phrases: int | tuple[str, ...] = 250
     """Phrases that are one token each, or how many are to be found."""
+    cased: bool = True
+    """Whether the tokenizer keeps capitals."""
     seed: int = 0
     """Root of initialisation and order."""
 
@@ -99,23 +101,18 @@ EMBEDDED_POLICIES = {
     "webshop": PretrainSettings(
         (
             Stage("language model", _SHOP, PhaseSettings(epochs=2.0), 1.0),
-            # Long, in small updates: to copy names from a page is learnt late.
+            # Long, in small updates: to copy names from a page is learnt late. Detours bring pages again,
+            # which is practice in choosing.
             Stage(
                 "cloning",
-                replace(_SHOP, questions_per_episode=0.0),
-                PhaseSettings(epochs=2.0, lr=1e-3, tokens_per_update=2048),
+                replace(_SHOP, questions_per_episode=0.0, detour=0.2),
+                PhaseSettings(epochs=4.0, lr=1.5e-3, tokens_per_update=2048),
                 0.1,
             ),
-            # More detours: pages that come again are practice in copying too.
-            Stage(
-                "practice",
-                replace(_SHOP, questions_per_episode=0.0, detour=0.2),
-                PhaseSettings(epochs=2.0, lr=1.5e-3, tokens_per_update=2048),
-                0.3,
-            ),
         ),
-        vocabulary=1536,
+        vocabulary=2432,
         phrases=SHOP_PHRASES,
+        cased=False,
     ),
 }
 """How the embedded checkpoints were made."""
@@ -191,7 +188,9 @@ def pretrain(settings: PretrainSettings, out: Path, games_folder: Path, say: Con
         episodes = corpora[stage.corpus]
         if model is None or tokenizer is None:
             texts = corpus_texts(episodes)
-            tokenizer = train_tokenizer(texts, vocabulary=settings.vocabulary, phrases=settings.phrases)
+            tokenizer = train_tokenizer(
+                texts, vocabulary=settings.vocabulary, phrases=settings.phrases, cased=settings.cased
+            )
             model = build_tiny(tokenizer, settings.architecture)
             size = sum(p.numel() for p in model.parameters())
             say.print(f"{len(tokenizer)} tokens in the vocabulary, {size:,} parameters")

@@ -19,6 +19,7 @@ from envrl.analysis.records import RunRecord, record_path, write_record, write_t
 from envrl.envs.pool import EnvPool
 from envrl.experiments.config import RunConfig
 from envrl.experiments.console import one_line
+from envrl.experiments.dynamics import DynamicsProbe, with_dynamics
 from envrl.experiments.evaluation import PanelResult, play_panel
 from envrl.experiments.games import GameSets
 from envrl.experiments.plain import as_plain
@@ -124,6 +125,8 @@ class Runner:
         self._seconds_before = record.seconds
         self._started = time.perf_counter()
         self._run_id = ""
+        asked = config.evaluation.dynamics > 0
+        self._probe = DynamicsProbe(config, parts.games.panel, parts.pool, parts.policy) if asked else None
 
     def run(self, run_id: str | None, checkpoint: Path | None) -> RunRecord:
         """Does the work.
@@ -210,9 +213,10 @@ class Runner:
             temperature=config.sampling.eval_temperature,
             iteration=iteration,
         )
-        log_metrics(self._place.store, self._run_id, result.metrics, iteration)
+        known = {} if self._probe is None else self._probe.measure(parts.policy)
+        log_metrics(self._place.store, self._run_id, result.metrics | known, iteration)
         earlier = [e for e in self._record.evaluations if e.iteration < iteration]
-        self._update(evaluations=(*earlier, result.evaluation))
+        self._update(evaluations=(*earlier, with_dynamics(result.evaluation, known)))
         self._log_transcripts(result, iteration)
         return result.evaluation.success_rate
 

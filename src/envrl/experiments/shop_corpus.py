@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +17,13 @@ from envrl.seeding import derive_seed, generator
 from envrl.types import Game, Observation
 
 SHOP_PHRASES = (
-    "'Search'\n\nYour task is to: ",
-    "Find me ",
+    "'search'\n\nyour task is to: ",
+    "find me",
     ", and price lower than ",
     ".00 dollars",
     "search[",
     "click[",
-    "click[B0",
+    "click[b0",
     "click[buy now]",
     "click[< prev]",
     "click[next >]",
@@ -32,27 +31,26 @@ SHOP_PHRASES = (
     "click[features]",
     "click[description]",
     "click[reviews]",
-    "' [SEP] '",
-    "' [SEP] 'B0",
-    "' [SEP] '$",
-    "'Back to Search' [SEP] 'Page ",
-    " (Total results: ",
-    "' [SEP] '< Prev' [SEP] 'Next >",
-    "' [SEP] 'Next >",
-    "'Back to Search' [SEP] '< Prev",
-    "' [SEP] 'Price: $",
-    "' [SEP] 'Rating: N.A.' [SEP] 'Description' [SEP] 'Features' [SEP] 'Reviews' [SEP] 'Buy Now'",
-    "Thank you for shopping with us! [SEP] Your code: [SEP] None [SEP] (Paste it in your MTurk interface.)"
-    " [SEP] Purchased [SEP] asin [SEP] B0",
-    " [SEP] attrs [SEP] None [SEP] category [SEP] None [SEP] query [SEP] None [SEP] product category [SEP]"
-    " None [SEP] Target [SEP] asin [SEP] options [SEP] attrs [SEP] price upper [SEP] instuction text [SEP]"
-    " category [SEP] product category [SEP] query [SEP] Goal [SEP] None [SEP] Reward [SEP] Your score (min"
-    " 0.0, max 1.0) [SEP] ",
-    " [SEP] options [SEP] {",
-    " [SEP] Reward Details [SEP] None",
+    "' [sep] '",
+    "' [sep] 'b0",
+    "' [sep] '$",
+    "'back to search' [sep] 'page ",
+    " (total results: ",
+    "' [sep] '< prev' [sep] 'next >",
+    "' [sep] 'next >",
+    "'back to search' [sep] '< prev",
+    "' [sep] 'price: $",
+    "' [sep] 'rating: n.a.' [sep] 'description' [sep] 'features' [sep] 'reviews' [sep] 'buy now'",
+    "thank you for shopping with us! [sep] your code: [sep] none [sep] (paste it in your mturk interface.)"
+    " [sep] purchased [sep] asin [sep] b0",
+    " [sep] attrs [sep] none [sep] category [sep] none [sep] query [sep] none [sep] product category [sep]"
+    " none [sep] target [sep] asin [sep] options [sep] attrs [sep] price upper [sep] instuction text [sep]"
+    " category [sep] product category [sep] query [sep] goal [sep] none [sep] reward [sep] your score (min"
+    " 0.0, max 1.0) [sep] ",
+    " [sep] options [sep] {",
+    " [sep] reward details [sep] none",
 )
-"""What pages say around their products: one token each."""
-_PRODUCT_CLICK = re.compile(r"click\[(b0[a-z0-9]{8})\]")
+"""What pages say around their products, in small letters: one token each."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,6 @@ class ShopCorpusSettings:
     """Seed of the first catalogue, and root of every random choice."""
 
 
-def as_on_the_page(command: str, observation: Observation) -> str:
-    """The click on a product with its identifier as the page shows it, in upper case: easier to copy."""
-    found = _PRODUCT_CLICK.fullmatch(command)
-    if found is None or found[1].upper() not in observation.text:
-        return command
-    return f"click[{found[1].upper()}]"
-
-
 def play(
     env_settings: EnvSettings, game: Game, rng: np.random.Generator, detour: float, most_steps: int
 ) -> PlayedEpisode:
@@ -97,11 +87,11 @@ def play(
         expert.reset(opening.text)
 
         def choose(observation: Observation) -> tuple[str, bool]:
-            command = as_on_the_page(expert.act(observation), observation)
+            command = expert.act(observation)
             if rng.random() >= detour:
                 return command, True
             command = _random_command(opening, observation, rng)
-            expert.follow(command.lower())
+            expert.follow(command)
             return command, False
 
         return choose
@@ -111,7 +101,7 @@ def play(
 
 def _random_command(opening: Observation, observation: Observation, rng: np.random.Generator) -> str:
     commands = observation.admissible
-    command = as_on_the_page(commands[int(rng.integers(len(commands)))], observation)
+    command = commands[int(rng.integers(len(commands)))]
     if command in (SEARCH_PLACEHOLDER, "click[search]"):
         words = task_of(opening.text).split()
         count = int(rng.integers(1, 5))

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
@@ -45,7 +45,11 @@ def phrases_in(texts: Sequence[str], names: Sequence[str], count: int, least: in
 
 
 def train_tokenizer(
-    texts: Sequence[str], *, vocabulary: int = 1024, phrases: int | Sequence[str] = 300
+    texts: Sequence[str],
+    *,
+    vocabulary: int = 1024,
+    phrases: int | Sequence[str] = 300,
+    cased: bool = True,
 ) -> PreTrainedTokenizerFast:
     """Trains the tokenizer on environment texts.
 
@@ -54,6 +58,8 @@ def train_tokenizer(
         vocabulary: Entries of the BPE part, the 256 bytes and the markup tokens included.
         phrases: Phrases that become tokens of their own on top of that; a number finds the most
             frequent ones between numbered names.
+        cased: Whether capitals are kept. Without them a word is the same tokens in a title, a task and a
+            command, and texts come back in small letters.
 
     Returns:
         A tokenizer with a chat template whose end-of-turn token is its ``eos_token``.
@@ -61,6 +67,8 @@ def train_tokenizer(
     names = names_in(texts) if isinstance(phrases, int) else ()
     chosen = phrases_in(texts, names, phrases) if isinstance(phrases, int) else phrases
     core = Tokenizer(models.BPE())
+    if not cased:
+        core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -73,6 +81,6 @@ def train_tokenizer(
     # Names are counted alone as well, so each of them becomes one token without a blank before it.
     core.train_from_iterator([*texts, *(name for name in names for _ in range(1000))], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, eos_token=END)
-    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in chosen])
+    tokenizer.add_tokens([AddedToken(piece, normalized=not cased) for piece in chosen])
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

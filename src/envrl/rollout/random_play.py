@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from envrl.envs.pool import EnvPool
+from envrl.envs.webshop.actions import SEARCH_PLACEHOLDER
+from envrl.prompts.render import task_of
 from envrl.rollout.collector import EpisodePlan
 from envrl.seeding import generator
 from envrl.types import Finish, Generation, Observation, StopReason, Trajectory, Transition
@@ -17,6 +19,8 @@ Explorer = Callable[[Sequence[EpisodePlan], int], list[Trajectory]]
 
 def play_at_random(pool: EnvPool, plans: Sequence[EpisodePlan], policy_version: int) -> list[Trajectory]:
     """Plays every plan once by actions drawn uniformly from the admissible ones, without ``help``.
+
+    A search has a few random words of the task.
 
     Nothing is sampled from the policy; the generations are empty. An environment that names no action ends
     its episode as truncated.
@@ -36,9 +40,10 @@ def play_at_random(pool: EnvPool, plans: Sequence[EpisodePlan], policy_version: 
 def _episode(pool: EnvPool, slot: int, plan: EpisodePlan, version: int) -> Trajectory:
     rng = generator(plan.seed, "random-play")
     result = pool.reset(slot, plan.game, plan.seed)
+    task = "" if result.observation is None else task_of(result.observation.text)
     current, transitions, stop, score = result.observation, [], StopReason.ENV_FAULT, 0.0
     while current is not None:
-        action = _drawn(current, rng)
+        action = random_action(current, task, rng)
         if action is None:
             stop = StopReason.STEP_LIMIT
             break
@@ -63,7 +68,17 @@ def _episode(pool: EnvPool, slot: int, plan: EpisodePlan, version: int) -> Traje
     )
 
 
-def _drawn(seen: Observation, rng: np.random.Generator) -> str | None:
-    """One of the admissible actions; None if there is none."""
+def random_action(seen: Observation, task: str, rng: np.random.Generator) -> str | None:
+    """One of the admissible actions, a search with words of the task; None if there is none."""
     offered = [action for action in seen.admissible if action != "help"]
-    return offered[int(rng.integers(len(offered)))] if offered else None
+    if not offered:
+        return None
+    action = offered[int(rng.integers(len(offered)))]
+    return random_query(task, rng) if action == SEARCH_PLACEHOLDER and task else action
+
+
+def random_query(task: str, rng: np.random.Generator) -> str:
+    """A search with one to four random words of the task."""
+    words = task.split()
+    count = int(rng.integers(1, 5))
+    return f"search[{' '.join(words[int(i)] for i in rng.integers(len(words), size=count))}]"

@@ -289,7 +289,7 @@ def _outcome(groups: Sequence[Group], chat: ChatMarkup) -> Outcome:
     """What the episodes that are learnt from came to."""
     episodes = _trajectories(groups)
     success = sum(t.won for t in episodes) / max(1, len(episodes))
-    return Outcome(success, imagined_rate(groups, chat.decode))
+    return Outcome(success, imagined_rate(episodes, chat.decode))
 
 
 def _row_metrics(rows: Sequence[TokenRow]) -> dict[str, float]:

@@ -45,7 +45,37 @@ _EVALUATION = (
     MetricSpec(
         "eval/success_rate/<family>", "share", "games won / games of that task type on the panel", True
     ),
+    MetricSpec(
+        "eval/imagined_rate",
+        "share",
+        "turns in which the policy wrote a whole sentence of the environment, or a mark between the texts of "
+        "a page / turns",
+        False,
+    ),
+    MetricSpec("eval/imagined_rate/<family>", "share", "the same on games of that task type", False),
     MetricSpec("eval/seconds", "s", "wall time of the evaluation", False),
+)
+_KNOWLEDGE = (
+    ("sp_ce", "nats/token", "cross-entropy of the next observation's tokens", False),
+    ("sp_exact_match", "share", "next observations with every token ranked first / questions", True),
+    (
+        "sp_action_gap",
+        "nats/token",
+        "cross-entropy of the next observation after another admissible action, minus that after the true "
+        "one; 0 if the policy doesn't heed the action",
+        True,
+    ),
+    ("id_ce", "nats/token", "cross-entropy of the action's tokens, given both observations", False),
+    ("id_exact_match", "share", "actions with every token ranked first / questions", True),
+)
+"""What is measured on held-out transitions of random play, the same for all runs of a panel."""
+_DYNAMICS = tuple(
+    spec
+    for name, unit, formula, better in _KNOWLEDGE
+    for spec in (
+        MetricSpec(f"dynamics/{name}", unit, formula, better),
+        MetricSpec(f"dynamics/{name}/<family>", unit, "the same on games of that task type", better),
+    )
 )
 _ROLLOUT = (
     MetricSpec(
@@ -88,7 +118,8 @@ _ROLLOUT = (
     MetricSpec(
         "rollout/imagined_rate",
         "share",
-        "turns in which the policy wrote a whole sentence of the environment / turns",
+        "turns in which the policy wrote a whole sentence of the environment, or a mark between the texts of "
+        "a page / turns",
         False,
     ),
     MetricSpec("rollout/action_tokens", "tokens", "action tokens in the rows trained on", None),
@@ -182,6 +213,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("iteration", "count", "training iterations completed when it was measured", None),
     *(MetricSpec(f"eval/{name}", unit, text, better) for name, unit, text, better in _EPISODES),
     *_EVALUATION,
+    *_DYNAMICS,
     *(MetricSpec(f"rollout/{name}", unit, text, better) for name, unit, text, better in _EPISODES),
     *_ROLLOUT,
     *_TRAINING,
@@ -222,7 +254,8 @@ def metrics_document() -> str:
         "Every metric is logged to MLflow at step = training iterations completed when it was measured. So",
         "at step 0, `eval/` and `rollout/` describe the policy before any update, and `train/` and `update/`",
         "the updates of the first iteration, each a mean over the iteration's updates. `eval/` is the fixed",
-        "panel, each game once; `rollout/` the episodes collected for training, at sampling temperature.",
+        "panel, each game once; `dynamics/` questions about random play on its games, the same for every",
+        "policy; `rollout/` the episodes collected for training, at sampling temperature.",
         "",
         "A part in angle brackets stands for one word. MLflow adds `system/…` by itself.",
         "",

@@ -25,7 +25,7 @@ from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.training.objectives.base import Targets
 from envrl.training.objectives.echo import Echo
 from envrl.training.objectives.paw import PolicyAndWorld, action_entropy
-from envrl.types import Group, Role, StopReason
+from envrl.types import Group, Observation, Role, StopReason
 from support import ScriptedEnv, game, word_chat
 
 CHAT = word_chat()
@@ -312,5 +312,11 @@ def test_imagined_observations_are_whole_sentences_of_the_environment() -> None:
         return written[tuple(ids)]
 
     # "Nothing happens." is what the environment said; "saw key" ends with no full stop.
-    assert imagined_rate([Group(game("a"), (whole,))], decode) == pytest.approx(1 / 3)
+    assert imagined_rate([whole], decode) == pytest.approx(1 / 3)
     assert imagined_rate([], decode) == 0.0
+    # Of pages, the mark between their texts is what an action never has.
+    written[(12, 1)] = "click[ tea ] 'Buy  Now' [sep] '"
+    assert imagined_rate([whole], decode) == pytest.approx(1 / 3)
+    page = replace(whole.transitions[0], next_observation=Observation("'Tea' [SEP] 'Buy Now'", ()))
+    shop = replace(whole, transitions=(page, *whole.transitions[1:]))
+    assert imagined_rate([shop], decode) == pytest.approx(2 / 3)

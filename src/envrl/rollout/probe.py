@@ -1,0 +1,135 @@
+"""What a policy is asked to learn how much it knows of an environment: fixed questions on held-out games."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from envrl.policy.chat import ChatMarkup
+from envrl.prompts.dynamics import inverse_dynamics_question, state_prediction_question
+from envrl.prompts.render import follow_up, opening_message, shown_actions, without_banner
+from envrl.prompts.settings import PromptSettings
+from envrl.rollout.rows import is_sp_target
+from envrl.rollout.settings import AuxiliaryRows
+from envrl.types import Role, Trajectory, Transition
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeItem:
+    """One transition, as token rows whose last tokens are to be predicted.
+
+    Attributes:
+        family: Task type of its game.
+        predicted: State and true action, then the next observation.
+        other_action: The same with another admissible action in place of the true one; None where the
+            environment names no other.
+        inverse: Both observations, then the action.
+        observation_tokens: Tokens to be predicted at the end of the first two.
+        action_tokens: The same of ``inverse``.
+    """
+
+    family: str
+    predicted: tuple[int, ...]
+    other_action: tuple[int, ...] | None
+    inverse: tuple[int, ...]
+    observation_tokens: int
+    action_tokens: int
+
+
+def probe_items(
+    trajectories: Sequence[Trajectory],
+    chat: ChatMarkup,
+    prompt: PromptSettings,
+    auxiliary: AuxiliaryRows,
+    *,
+    count: int,
+    rng: np.random.Generator,
+    in_conversation: bool,
+) -> list[ProbeItem]:
+    """Draws transitions that the auxiliary objectives would look at, and writes them down.
+
+    Args:
+        trajectories: Episodes on held-out games, played by whomever; what was written in them is not read.
+        chat: Markup.
+        prompt: Wording.
+        auxiliary: Which transitions.
+        count: Number of transitions; fewer if there are fewer.
+        rng: Source of the draws.
+        in_conversation: Ask for state prediction within the conversation so far; else as a question.
+            Whichever it is trained in.
+    """
+    places = [
+        (trajectory, number)
+        for trajectory in trajectories
+        for number, transition in enumerate(trajectory.transitions)
+        if transition.action is not None
+        and is_sp_target(transition, number + 1 == len(trajectory.transitions), auxiliary)
+    ]
+    picked = sorted(rng.choice(len(places), size=min(count, len(places)), replace=False).tolist())
+    chosen = (places[n] for n in picked)
+    return [_item(t, number, chat, prompt, rng, in_conversation) for t, number in chosen]
+
+
+def _item(
+    trajectory: Trajectory,
+    number: int,
+    chat: ChatMarkup,
+    prompt: PromptSettings,
+    rng: np.random.Generator,
+    in_conversation: bool,
+) -> ProbeItem:
+    transition = trajectory.transitions[number]
+    assert transition.action is not None
+    others = [a for a in shown_actions(transition.observation) if a != transition.action]
+    other = others[int(rng.integers(len(others)))] if others else None
+    target = len(chat.encode(without_banner(transition.next_observation.text)))
+    if in_conversation:
+        rows = [_conversation(trajectory, number, action, chat, prompt) for action in (None, other)]
+    else:
+        rows = [_question(transition, action, chat, prompt) for action in (transition.action, other)]
+        target += 1  # the end of the answer
+    asked = inverse_dynamics_question(
+        prompt, transition.observation.text, transition.action, transition.next_observation.text
+    )
+    inverse = chat.answered(asked.message, asked.target, Role.ACTION)
+    return ProbeItem(
+        trajectory.family,
+        rows[0],
+        None if other is None else rows[1],
+        inverse.token_ids,
+        target,
+        len(chat.encode(asked.target)) + 1,
+    )
+
+
+def _question(
+    transition: Transition, action: str | None, chat: ChatMarkup, prompt: PromptSettings
+) -> tuple[int, ...]:
+    after = without_banner(transition.next_observation.text)
+    asked = state_prediction_question(prompt, transition.observation.text, action or "", after)
+    return chat.answered(asked.message, asked.target, Role.OBSERVATION).token_ids
+
+
+def _conversation(
+    trajectory: Trajectory, number: int, other: str | None, chat: ChatMarkup, prompt: PromptSettings
+) -> tuple[int, ...]:
+    """The episode up to the answer of a step, with another action in that step if one is given."""
+    steps = trajectory.transitions[: number + 1]
+    ids = list(chat.opening(opening_message(prompt, steps[0].observation)).token_ids)
+    for step in steps[:-1]:
+        turn = follow_up(prompt, step.next_observation)
+        ids += _acted(step.action or "", chat, prompt)
+        ids += chat.later_turn(turn, answer_ended=True).token_ids
+    last = steps[-1]
+    ids += _acted(other or last.action or "", chat, prompt)
+    text = without_banner(last.next_observation.text)
+    return (*ids, *chat.last_observation(text, answer_ended=True).token_ids)
+
+
+def _acted(action: str, chat: ChatMarkup, prompt: PromptSettings) -> list[int]:
+    """Tokens of a turn in which that action is taken and nothing is thought."""
+    reasoned = prompt.form == "reasoned"
+    text = f"<think></think><action>{action}</action>" if reasoned else action
+    return [*chat.encode(text), chat.end_id]
