@@ -13,6 +13,7 @@ from envrl.experiments.config import EnvSettings, WebShopSettings
 from envrl.experiments.played import Choice, PlayedEpisode, record_play
 from envrl.experiments.shop_games import shop_environment, shop_training_games
 from envrl.prompts.render import task_of
+from envrl.rollout.random_play import random_query
 from envrl.seeding import derive_seed, generator
 from envrl.types import Game, Observation
 
@@ -103,9 +104,7 @@ def _random_command(opening: Observation, observation: Observation, rng: np.rand
     commands = observation.admissible
     command = commands[int(rng.integers(len(commands)))]
     if command in (SEARCH_PLACEHOLDER, "click[search]"):
-        words = task_of(opening.text).split()
-        count = int(rng.integers(1, 5))
-        return f"search[{' '.join(words[int(i)] for i in rng.integers(len(words), size=count))}]"
+        return random_query(task_of(opening.text), rng)
     return command
 
 
