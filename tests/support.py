@@ -22,7 +22,7 @@ from envrl.envs.alfworld.generate import generate_games
 from envrl.experiments.house_corpus import play
 from envrl.experiments.played import corpus_texts
 from envrl.policy.chat import ChatMarkup
-from envrl.policy.model import Policy, load_policy
+from envrl.policy.model import Policy, load_policy, read_tokenizer
 from envrl.policy.pretraining import TinyArchitecture, build_tiny
 from envrl.policy.sampler import SampledTokens
 from envrl.policy.settings import LoraSettings, PolicySettings
@@ -61,6 +61,45 @@ def checkpoint() -> Path:
         torch.manual_seed(0)
         model = build_tiny(tokenizer, shape)
     folder = _scratch() / "checkpoint"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+CHATML = (
+    "{%- if messages[0]['role'] == 'system' %}"
+    "{{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
+    "{%- else %}{{- '<|im_start|>system\n" + _SYSTEM + "<|im_end|>\n' }}{%- endif %}"
+    "{%- for message in messages %}"
+    '{%- if (message.role == "user") or (message.role == "system" and not loop.first)'
+    ' or (message.role == "assistant") %}'
+    "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}"
+    "{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+"""Template of Qwen2.5-Instruct, without its parts on tools."""
+
+
+def chatml_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
+    """The tokenizer of :func:`checkpoint` with the markup of a chat model."""
+    tokenizer = read_tokenizer(str(checkpoint()))
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "eos_token": "<|im_end|>"}
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@cache
+def chat_checkpoint() -> Path:
+    """A random two-layer Qwen2 with the chat template of Qwen2.5-Instruct, in place of the hub's model."""
+    tokenizer = chatml_tokenizer()
+    shape = TinyArchitecture(hidden=32, layers=2, heads=2, feed_forward=64, positions=8192)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_tiny(tokenizer, shape)
+    folder = _scratch() / "chat-checkpoint"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from envrl.errors import ConfigFault
+from envrl.experiments.plain import merge, nested
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 # An arm without changes is written `grpo:`, which YAML reads as null.
@@ -61,6 +62,7 @@ class _StudyFile(BaseModel):
     seeds: list[int] = [0, 1]
     jobs: int = 1
     base: Changes = {}
+    extends: str | None = None
 
 
 def require_folder_name(name: str) -> None:
@@ -76,23 +78,15 @@ def require_folder_name(name: str) -> None:
 
 
 def load_study(path: Path) -> StudySettings:
-    """Reads a study file.
+    """Reads a study file, and the one it ``extends``, if it does.
+
+    ``extends: other.yaml``, seen from the file's own folder, gives every key that the file leaves out. The
+    two ``base`` are merged key by key; ``arms`` that are given replace all arms.
 
     Raises:
-        ConfigFault: The file is missing, is no YAML, or has an unknown or missing key.
+        ConfigFault: The file is missing, is no YAML, extends itself, or has an unknown or missing key.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigFault(
-            f"the study file '{path}' can't be read ({error.strerror or error}); give a file such as "
-            "experiments/quick.yaml"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigFault(f"the study file '{path}' is not YAML ({reason}); correct it") from error
-    if not isinstance(content, dict):
-        raise ConfigFault(f"the study file '{path}' holds no mapping; see experiments/quick.yaml")
+    content = _read(path, ())
     try:
         checked = _StudyFile.model_validate(content)
     except ValidationError as error:
@@ -105,6 +99,34 @@ def load_study(path: Path) -> StudySettings:
         jobs=checked.jobs,
         base=checked.base,
     )
+
+
+def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """What a file says together with what it extends; ``below`` are the files that extend it."""
+    if path.resolve() in below:
+        raise ConfigFault(f"the study file '{path}' extends itself, by way of others; break the circle")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigFault(
+            f"the study file '{path}' can't be read ({error.strerror or error}); give a file such as "
+            "experiments/quick.yaml"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigFault(f"the study file '{path}' is not YAML ({reason}); correct it") from error
+    if not isinstance(content, dict):
+        raise ConfigFault(f"the study file '{path}' holds no mapping; see experiments/quick.yaml")
+    other = content.pop("extends", None)
+    if other is None:
+        return content
+    if not isinstance(other, str):
+        raise ConfigFault(f"{path}: 'extends' is {other!r}; give the name of one study file")
+    inherited = _read(path.parent / other, (*below, path.resolve()))
+    base, changes = (found.get("base") or {} for found in (inherited, content))
+    if not (isinstance(base, Mapping) and isinstance(changes, Mapping)):
+        return inherited | content
+    return inherited | content | {"base": merge(nested(base), nested(changes))}
 
 
 def _first_complaint(error: ValidationError) -> str:

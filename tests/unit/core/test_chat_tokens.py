@@ -6,7 +6,7 @@ import pytest
 from envrl.envs.pool import EnvPool
 from envrl.errors import PolicyFault
 from envrl.policy.chat import ChatMarkup
-from envrl.policy.model import Policy, read_tokenizer
+from envrl.policy.model import Policy
 from envrl.policy.sampler import CachedSession, SampledTokens
 from envrl.policy.settings import SamplingSettings
 from envrl.policy.tokenizer import names_in, phrases_in, train_tokenizer
@@ -15,30 +15,21 @@ from envrl.rollout.collector import Collector, CollectorSettings, EpisodePlan
 from envrl.rollout.rows import policy_rows
 from envrl.rollout.settings import AuxiliaryRows, RolloutSettings
 from envrl.types import FollowUp, Group, Message, Role, StopReason
-from support import ScriptedEnv, checkpoint, game, game_texts, nudge, policy_of, word_tokenizer
-
-_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-CHATML = (
-    "{%- if messages[0]['role'] == 'system' %}"
-    "{{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
-    "{%- else %}{{- '<|im_start|>system\n" + _SYSTEM + "<|im_end|>\n' }}{%- endif %}"
-    "{%- for message in messages %}"
-    '{%- if (message.role == "user") or (message.role == "system" and not loop.first)'
-    ' or (message.role == "assistant") %}'
-    "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}"
-    "{%- endif %}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+from support import (
+    CHATML,
+    ScriptedEnv,
+    chatml_tokenizer,
+    checkpoint,
+    game,
+    game_texts,
+    nudge,
+    policy_of,
+    word_tokenizer,
 )
-"""Template of Qwen2.5-Instruct, without its parts on tools."""
 
 
 def chatml_markup(template: str = CHATML) -> ChatMarkup:
-    tokenizer = read_tokenizer(str(checkpoint()))
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "eos_token": "<|im_end|>"}
-    )
-    tokenizer.chat_template = template
-    return ChatMarkup(tokenizer)
+    return ChatMarkup(chatml_tokenizer(template))
 
 
 def raw(chat: ChatMarkup, ids: tuple[int, ...]) -> str:
