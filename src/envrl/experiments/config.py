@@ -238,6 +238,7 @@ class RunConfig:
                 f"env.train_games={self.env.train_games} games, so there are no others to play; use more "
                 "training games, or refill_rounds=0"
             )
+        _ = self.bounded_rollout  # refuses a buffer longer than an answer
         check_objectives(self.loss, self.auxiliary, self.batch, self.prompt)
         others = [(f"objectives[{n}].schedule", o.schedule) for n, o in enumerate(self.loss.objectives)]
         for name, schedule in (("sp", self.loss.sp), ("id", self.loss.id), *others):
@@ -263,6 +264,13 @@ class RunConfig:
     def worded(self) -> PromptSettings:
         """Prompts in the wording of the environment that is played, unless another one is asked for."""
         return replace(self.prompt, domain=self.prompt.domain or self.env.name)
+
+    @property
+    def bounded_rollout(self) -> RolloutSettings:
+        """Rollouts, with the limit that overlong answers are measured against."""
+        if self.rollout.overlong_limit is not None:
+            return self.rollout
+        return replace(self.rollout, overlong_limit=self.sampling.max_new_tokens)
 
     @property
     def bounded_loss(self) -> LossSettings:

@@ -72,7 +72,7 @@ def build(config: RunConfig) -> Parts:
         games.training,
         SourceSettings(
             config.worded,
-            config.rollout,
+            config.bounded_rollout,
             config.auxiliary,
             config.batch,
             config.sampling.temperature,

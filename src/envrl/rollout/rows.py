@@ -13,7 +13,7 @@ from envrl.policy.batch import RowKind
 from envrl.policy.chat import ChatMarkup, TokenSpan
 from envrl.prompts.render import without_banner
 from envrl.rollout.settings import AuxiliaryRows, RolloutSettings
-from envrl.rollout.turns import Turn, answer_roles, turn_of
+from envrl.rollout.turns import Turn, answer_roles, overlong_penalty, turn_of
 from envrl.types import Finish, Group, Role, StopReason, Trajectory, Transition
 
 NOOP = "Nothing happens."
@@ -112,8 +112,11 @@ def policy_rows(
     return rows
 
 
-def _score(trajectory: Trajectory, rollout: RolloutSettings, invalid: int) -> float:
-    return rollout.win_reward * trajectory.episode_return - rollout.format_penalty * invalid
+def _score(trajectory: Trajectory, rollout: RolloutSettings, own: Sequence[Transition]) -> float:
+    """The episode's return minus what the form of a row's own answers costs."""
+    invalid = sum(not transition.format_valid for transition in own)
+    overlong = sum(overlong_penalty(transition, rollout) for transition in own)
+    return rollout.win_reward * trajectory.episode_return - rollout.format_penalty * invalid - overlong
 
 
 def _step_rows(
@@ -131,7 +134,7 @@ def _step_rows(
             g.prompt_ids + g.token_ids,
             g.prompt_roles + answer_roles(g, rollout),
             (0.0,) * len(g.prompt_ids) + g.logprobs,
-            score=_score(trajectory, rollout, int(not transition.format_valid)),
+            score=_score(trajectory, rollout, [transition]),
             policy_version=g.policy_version,
             turns=(turn_of(transition, len(g.prompt_ids), rollout),),
         )
@@ -199,9 +202,8 @@ def _transcript_rows(
         ids += ending.token_ids
         roles += ending.roles if last_is_target else _without_observations(ending.roles)
         logprobs += (0.0,) * len(ending.token_ids)
-    invalid = sum(not t.format_valid for t in transitions)
     version = transitions[0].generation.policy_version
-    score = _score(trajectory, rollout, invalid)
+    score = _score(trajectory, rollout, transitions)
     row = TokenRow(RowKind.POLICY, ids, roles, logprobs, score, policy_version=version, turns=turns)
     return [replace(row, observed=tuple(observed))]
 

@@ -29,6 +29,13 @@ class RolloutSettings:
     mask_overlong: bool = False
     """Leave answers that were cut off at sampling.max_new_tokens out of the policy's loss (DAPO's overlong
     filtering); they still count in scores."""
+    overlong_buffer: int = 0
+    """Last tokens below the limit of an answer, over which the score falls step by step (DAPO's soft
+    overlong punishment); 0 lets it be."""
+    overlong_penalty: float = 1.0
+    """Subtracted from the score of a step whose answer reaches the limit, in proportion within the buffer."""
+    overlong_limit: int | None = None
+    """The limit, in tokens of an answer; null is sampling.max_new_tokens."""
     env_timeout_s: float | None = None
     """Seconds after which a step of an environment counts as hung; None waits forever."""
 
@@ -36,6 +43,17 @@ class RolloutSettings:
         for name in ("games", "episodes_per_game"):
             if getattr(self, name) < 1:
                 raise ConfigFault(f"rollout.{name} is {getattr(self, name)}; use at least 1")
+        if self.overlong_buffer < 0:
+            raise ConfigFault(
+                f"rollout.overlong_buffer is {self.overlong_buffer}; use 0 (off) or more tokens"
+            )
+        if self.overlong_penalty < 0:
+            raise ConfigFault(f"rollout.overlong_penalty is {self.overlong_penalty}; use 0 or more")
+        if self.overlong_limit is not None and self.overlong_limit < max(1, self.overlong_buffer):
+            raise ConfigFault(
+                f"rollout.overlong_buffer is {self.overlong_buffer}, longer than the limit of "
+                f"{self.overlong_limit} tokens an answer; use a shorter buffer"
+            )
         if self.refill_rounds < 0:
             raise ConfigFault(f"rollout.refill_rounds is {self.refill_rounds}; use 0 (never) or more")
         if self.format_penalty < 0:

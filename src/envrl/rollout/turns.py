@@ -17,7 +17,7 @@ class Turn:
             tokens before it.
         length: Tokens of the answer.
         reward: The environment's reward of this step, on the scale of the row's score.
-        penalty: What a broken format cost the score; 0 if the format was kept.
+        penalty: What a broken format and an overlong answer cost the score; 0 if there was neither.
         anchor: Text of what the policy saw before it acted, without the list of actions.
     """
 
@@ -34,9 +34,23 @@ def turn_of(transition: Transition, start: int, rollout: RolloutSettings) -> Tur
         start,
         len(transition.generation.token_ids),
         rollout.win_reward * transition.reward,
-        0.0 if transition.format_valid else rollout.format_penalty,
+        (0.0 if transition.format_valid else rollout.format_penalty) + overlong_penalty(transition, rollout),
         transition.observation.text,
     )
+
+
+def overlong_penalty(transition: Transition, rollout: RolloutSettings) -> float:
+    """What an answer's length costs: DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13).
+
+    With limit L and buffer c, an answer of n tokens loses nothing for n <= L - c, then
+    ``(n - (L - c)) / c`` of ``rollout.overlong_penalty``, up to all of it at the limit. Here no answer is
+    longer than the limit. The paper takes it off a reward of ±1.
+    """
+    buffer, limit = rollout.overlong_buffer, rollout.overlong_limit
+    if buffer == 0 or limit is None:
+        return 0.0
+    excess = len(transition.generation.token_ids) - (limit - buffer)
+    return rollout.overlong_penalty * min(1.0, max(0, excess) / buffer)
 
 
 def answer_roles(generation: Generation, rollout: RolloutSettings) -> bytes:

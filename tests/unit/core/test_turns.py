@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from envrl.errors import ConfigFault
+from envrl.experiments.config import config_from
 from envrl.experiments.credit import advantage_function
 from envrl.policy.batch import RowBatch
 from envrl.policy.settings import LoraSettings
@@ -119,6 +121,36 @@ class TestTurnsOfRows:
         batch = row_batch([replace(r, advantages=(5.0,) * len(r.turns)) for r in masked], 0)
         assert batch is not None
         assert float(batch.advantages.sum()) == 10.0
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_long_answers_cost_as_much_as_they_are_over_the_buffer(self, layout: str) -> None:
+        """Answers of two tokens; DAPO's eq. 13 by hand."""
+        episodes = (episode(("hall", "shelf"), (0, 8), layout, invalid=(0,)),)
+
+        def rows(limit: int, buffer: int) -> list[TokenRow]:
+            changes = {"overlong_limit": limit, "overlong_buffer": buffer, "overlong_penalty": 3.0}
+            return rows_of(layout, episodes, format_penalty=0.5, **changes)
+
+        # At the limit all of it; one token below, the half of a buffer of two; further below nothing.
+        for limit, buffer, each in (
+            (2, 1, 3.0),
+            (3, 2, 1.5),
+            (5, 4, 0.75),
+            (3, 1, 0.0),
+            (9, 4, 0.0),
+            (2, 0, 0.0),
+        ):
+            found = rows(limit, buffer)
+            expected = [8 - 0.5 - 2 * each] if layout == "transcript" else [8 - 0.5 - each, 8 - each]
+            assert [r.score for r in found] == expected
+            assert [t.penalty for r in found for t in r.turns] == [0.5 + each, each]
+
+    def test_a_buffer_longer_than_an_answer_is_refused(self) -> None:
+        with pytest.raises(ConfigFault, match=r"overlong_buffer is 30, longer than the limit of 24 tokens"):
+            config_from({"rollout.overlong_buffer": 30, "sampling.max_new_tokens": 24})
+        config = config_from({"rollout.overlong_buffer": 8, "sampling.max_new_tokens": 24})
+        assert config.bounded_rollout.overlong_limit == 24
+        assert config_from({"rollout.overlong_limit": 9}).bounded_rollout.overlong_limit == 9
 
 
 class TestAdvantageFunction:
