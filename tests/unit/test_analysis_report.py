@@ -90,6 +90,9 @@ def test_other_numbers_of_an_arm() -> None:
     arm = results_document(summarise(STUDY, "grpo"))["arms"]["grpo+sp"]
     assert arm["gain"] == 0.625
     assert arm["gain_ci95"][0] <= 0.625 <= arm["gain_ci95"][1]
+    # Rates 1/4, 5/8 and 7/8 at iterations 0, 5 and 10.
+    assert arm["area"] == pytest.approx((0.25 + 2 * 0.625 + 0.875) / 4)
+    assert arm["area_ci95"][0] <= arm["area"] <= arm["area_ci95"][1]
     assert arm["final_interquartile_mean"] == 0.875
     assert arm["final_macro"] == pytest.approx((1 + 5 / 6) / 2)
     assert arm["final_episode_length"] == (7 * 10 + 30) / 8
@@ -103,6 +106,8 @@ def test_comparison_pairs_games_and_the_seeds_both_have() -> None:
     assert comparisons["grpo+sp"]["difference"] == pytest.approx(0.375)
     assert comparisons["grpo+sp"]["p"] == pytest.approx(0.25)
     assert comparisons["grpo+sp"]["seed_differences"] == [0.5, 0.25]
+    # Final rates 1 and 3/4 against 1/2 and 1/2.
+    assert comparisons["grpo+sp"]["probability_of_improvement"] == 1.0
     assert (comparisons["worse"]["seeds"], comparisons["worse"]["difference"]) == ([0], -0.25)
     assert "grpo" not in comparisons
 
@@ -204,13 +209,39 @@ def test_report_on_disk(tmp_path: Path) -> None:
     assert len(re.findall(r"!\[", text)) == 2
     assert re.search(r"^\| grpo\+sp \| 2 \| 25\.0 \| \*\*87\.5\*\* \| \[", text, re.MULTILINE)
     assert re.search(
-        r"^\| grpo\+sp \| 2 \| \+37\.5 \| \[.*\] \| 0\.250 \| \+50\.0, \+25\.0 \| 5 \|$", text, re.MULTILINE
+        r"^\| grpo\+sp \| 2 \| \+37\.5 \| \[.*\] \| 0\.250 \| \+50\.0, \+25\.0 \| "
+        r"100\.0 \[100\.0, 100\.0\] \| 5 \|$",
+        text,
+        re.MULTILINE,
     )
     assert re.search(r"^\| worse \| 1 \| -25\.0 .* \| never \|$", text, re.MULTILINE)
     assert "| `loss.lambda_sp` | 0.0 | 0.2 | 0.0 |" in text
     assert "- broken, seed 0: failed (EnvFault: no answer \\| at all)" in text
     assert "fewer than five seeds" in text
     assert "one seed has an interval over games alone" in text
+
+
+def test_the_report_shows_what_the_policies_know_where_all_seeds_measured_it(tmp_path: Path) -> None:
+    def measured(record: RunRecord, *values: float) -> RunRecord:
+        known = zip(record.evaluations, values, strict=True)
+        changed = tuple(e.model_copy(update={"dynamics": {"dynamics/sp_ce": v}}) for e, v in known)
+        return record.model_copy(update={"evaluations": changed})
+
+    records = [
+        measured(run("grpo", 0, "a", "ab"), 1.0, 0.75),
+        measured(run("grpo", 1, "a", "ab"), 1.0, 0.5),
+        measured(run("grpo+sp", 0, "a", "ab"), 1.0, 0.25),
+        run("grpo+sp", 1, "a", "ab"),
+    ]
+    summary = summarise(records, "grpo")
+    assert [dict(arm.dynamics) for arm in summary.arms] == [{"dynamics/sp_ce": (1.0, 0.625)}, {}]
+    assert results_document(summary)["arms"]["grpo"]["dynamics"] == {
+        "dynamics/sp_ce": {"initial": 1.0, "final": 0.625}
+    }
+    text = write_report(tmp_path, records, "grpo").report.read_text()
+    assert "| grpo | 1.000 → 0.625 |\n| grpo+sp | – |" in text
+    assert "`sp_ce`: cross-entropy of the next observation's tokens (nats/token)." in text
+    assert "know of the environment" not in write_report(tmp_path, STUDY, "grpo").report.read_text()
 
 
 def test_tables_of_the_report_are_whole(tmp_path: Path) -> None:

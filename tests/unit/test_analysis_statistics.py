@@ -7,12 +7,14 @@ import pytest
 from scipy import stats
 
 from envrl.analysis.statistics import (
+    area_weights,
     bootstrap_interval,
     compare,
     family_rates,
     interquartile_mean,
     iterations_to_baseline,
     macro_average,
+    probability_of_improvement,
     success_interval,
 )
 
@@ -171,3 +173,27 @@ def test_iterations_to_baseline() -> None:
     assert iterations_to_baseline([0, 5], [0.6, 0.3], 0.45) == 0
     assert iterations_to_baseline([0, 5], [0.1 + 0.2, 0.6], 0.3) == 0
     assert iterations_to_baseline([0, 5], [0.3 - 1e-15, 0.6], 0.3) == 0
+
+
+def test_probability_of_improvement_counts_pairs_of_seeds() -> None:
+    found = probability_of_improvement(np.array([0.5, 0.7]), np.array([0.4, 0.6, 0.7]), rng())
+    # 0.5 beats 0.4; 0.7 beats 0.4 and 0.6 and ties with 0.7.
+    assert found.value == pytest.approx((1 + 2 + 0.5) / 6)
+    assert 0.0 <= found.low < found.value < found.high <= 1.0
+    equal = probability_of_improvement(np.array([0.5]), np.array([0.5]), rng())
+    assert (equal.value, equal.low, equal.high) == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="both arms need a seed, got 0 and 1"):
+        probability_of_improvement(np.array([]), np.array([0.5]), rng())
+
+
+def test_probability_of_improvement_is_mann_whitneys_statistic() -> None:
+    arm, baseline = rng(1).random(9), rng(2).random(7)
+    statistic = stats.mannwhitneyu(arm, baseline).statistic
+    assert probability_of_improvement(arm, baseline, rng()).value == pytest.approx(statistic / 63)
+
+
+def test_area_weights_are_the_trapezoidal_rule() -> None:
+    assert area_weights([0, 10, 30]).tolist() == pytest.approx([5 / 30, 15 / 30, 10 / 30])
+    assert area_weights([7]).tolist() == [1.0]
+    curve = np.array([0.1, 0.5, 0.4])
+    assert area_weights([0, 10, 30]) @ curve == pytest.approx(np.trapezoid(curve, [0, 10, 30]) / 30)

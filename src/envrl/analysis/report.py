@@ -24,6 +24,7 @@ from envrl.analysis.curves import (
 from envrl.analysis.records import RunRecord, write_text_atomic
 from envrl.analysis.statistics import RESAMPLES, Comparison, Estimate
 from envrl.analysis.summary import ArmSummary, StudySummary, summarise
+from envrl.tracking.metrics import check_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,9 @@ def _arm_document(arm: ArmSummary) -> dict[str, Any]:
         "seed_numbers": list(arm.seeds),
         "gain": arm.gain.value,
         "gain_ci95": _ends(arm.gain),
+        "area": arm.area.value,
+        "area_ci95": _ends(arm.area),
+        "dynamics": {name: {"initial": a, "final": b} for name, (a, b) in arm.dynamics.items()},
         "final_interquartile_mean": arm.final_interquartile_mean,
         "final_macro": arm.final_macro,
         "final_episode_length": arm.final_episode_length,
@@ -142,6 +146,8 @@ def _comparison_document(comparison: Comparison) -> dict[str, Any]:
         "p": comparison.p_value,
         "seeds": list(comparison.seeds),
         "seed_differences": list(comparison.seed_differences),
+        "probability_of_improvement": comparison.improvement.value,
+        "probability_of_improvement_ci95": _ends(comparison.improvement),
     }
 
 
@@ -165,10 +171,12 @@ def _markdown(summary: StudySummary, title: str, paths: ReportPaths) -> str:
         games=summary.arms[0].games,
         first=summary.arms[0].curve[0].iteration,
         last=summary.arms[0].curve[-1].iteration,
+        known=sorted({name for arm in summary.arms for name in arm.dynamics}),
         families=sorted(summary.arms[0].family_curves),
         curves=paths.curves.name,
         family_curves=paths.family_curves.name,
         resamples=RESAMPLES,
+        metric=check_name,
         fewest_seeds=min(len(arm.seeds) for arm in summary.arms),
     )
 

@@ -13,6 +13,7 @@ from envrl.analysis.statistics import (
     Comparison,
     Estimate,
     Outcomes,
+    area_weights,
     bootstrap_interval,
     compare,
     interquartile_mean,
@@ -45,6 +46,8 @@ class ArmSummary:
         curve: Every iteration that all seeds evaluated, in order.
         family_curves: The same for each task type.
         gain: Final minus initial success, game by game.
+        area: Mean success over training: the area under the curve divided by its length.
+        dynamics: Metric ``dynamics/…`` → mean over seeds at the first and at the last evaluation.
         final_interquartile_mean: Of the seeds' final success rates.
         final_macro: Mean of the task types' final rates.
         final_episode_length: Mean environment steps.
@@ -59,6 +62,8 @@ class ArmSummary:
     curve: tuple[CurvePoint, ...]
     family_curves: Mapping[str, tuple[CurvePoint, ...]]
     gain: Estimate
+    area: Estimate
+    dynamics: Mapping[str, tuple[float, float]]
     final_interquartile_mean: float
     final_macro: float
     final_episode_length: float
@@ -251,6 +256,8 @@ def _summary(arm: _Arm, curve: tuple[CurvePoint, ...], goal: float | None, seed:
         curve=curve,
         family_curves={family: _curve(arm, family, seed) for family in sorted(set(arm.families))},
         gain=bootstrap_interval(won - arm.outcomes(first), generator(seed, "gain", arm.name)),
+        area=bootstrap_interval(_over_training(arm), generator(seed, "area", arm.name)),
+        dynamics=_dynamics(arm),
         final_interquartile_mean=interquartile_mean(won.mean(axis=1).tolist()),
         final_macro=macro_average(won, arm.families),
         final_episode_length=float(arm.outcomes(last, "steps").mean()),
@@ -258,6 +265,22 @@ def _summary(arm: _Arm, curve: tuple[CurvePoint, ...], goal: float | None, seed:
         iterations_to_baseline=reached,
         seconds=float(np.mean([record.seconds for record in arm.records])),
     )
+
+
+def _over_training(arm: _Arm) -> Outcomes:
+    """``[seeds games]``: share of training, evaluation by evaluation, in which each game was won."""
+    values = np.stack([arm.outcomes(iteration) for iteration in arm.iterations])
+    return np.tensordot(area_weights(arm.iterations), values, axes=1)
+
+
+def _dynamics(arm: _Arm) -> dict[str, tuple[float, float]]:
+    """What all seeds measured at both ends, means over seeds."""
+    ends = [arm.evaluations(arm.iterations[0]), arm.evaluations(arm.iterations[-1])]
+    names = set.intersection(*(set(e.dynamics) for end in ends for e in end))
+    return {
+        name: tuple(float(np.mean([e.dynamics[name] for e in end])) for end in ends)  # type: ignore[misc]
+        for name in sorted(names)
+    }
 
 
 def _curve(arm: _Arm, family: str | None, seed: int) -> tuple[CurvePoint, ...]:
