@@ -31,7 +31,8 @@ from support import checkpoint
 pytestmark = pytest.mark.usefixtures("own_places")
 
 ROOT = Path(__file__).resolve().parents[2]
-STUDIES = sorted((ROOT / "experiments").glob("*.yaml"))
+# Those of hub models can't be resolved without a network; test_presets.py looks at them.
+STUDIES = sorted(p for p in (ROOT / "experiments").glob("*.yaml") if "b_" not in p.stem)
 
 HELP = """
 import sys

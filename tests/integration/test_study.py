@@ -16,7 +16,7 @@ import yaml
 from mlflow.entities import Run
 
 from envrl.analysis.records import RunRecord, load_record, load_records
-from envrl.experiments import ablate, evaluate, train
+from envrl.experiments import ablate, evaluate, export, train
 from envrl.tracking.store import client, open_store
 from studies import ARMS, FinishedStudy, call, command, kill_when, write_study, write_yaml
 from support import checkpoint
@@ -202,6 +202,39 @@ def test_a_trained_run_evaluates_to_its_own_last_point(
     assert content == json.loads(record.evaluations[-1].model_dump_json())
     assert evaluate.main(["--run", str(run), "--games", "3", "--out", str(out)]) == 0
     assert len(json.loads(out.read_text())["outcomes"]) == 3
+
+
+def test_an_exported_policy_plays_like_the_run_it_is_from(
+    finished: FinishedStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out, played = finished.folder / "runs" / "both" / "seed_0", tmp_path / "policy", tmp_path / "a.json"
+    assert export.main(["--run", str(run), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"wrote the model of {run} after 3 iterations to {out}\n"
+    arguments = ["--config", str(run / "config.yaml"), "--policy.model", str(out), "--out", str(played)]
+    assert evaluate.main(arguments) == 0
+    last = load_record(run / "record.json").evaluations[-1]
+    outcomes = json.loads(played.read_text())["outcomes"]
+    assert outcomes == [json.loads(o.model_dump_json()) for o in last.outcomes]
+    assert export.main(["--run", str(run), "--out", str(out)]) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+    alone = tmp_path / "adapter"
+    assert export.main(["--run", str(run), "--out", str(alone), "--adapter"]) == 0
+    weights = "adapter_model.safetensors"
+    assert (alone / weights).read_bytes() == (run / "adapter" / weights).read_bytes()
+
+
+def test_a_run_without_adapters_or_checkpoint_is_not_exported(
+    finished: FinishedStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export.main(["--run", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
+    assert "is no folder of a trained run" in capsys.readouterr().err
+    config = yaml.safe_load((finished.folder / "runs" / "both" / "seed_0" / "config.yaml").read_text())
+    config["policy"]["lora"]["enabled"] = False
+    write_yaml(tmp_path / "config.yaml", config)
+    assert export.main(["--run", str(tmp_path), "--out", str(tmp_path / "x"), "--adapter"]) == 2
+    assert "has no adapters; leave out --adapter" in capsys.readouterr().err
+    assert export.main(["--run", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(

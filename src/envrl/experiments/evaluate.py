@@ -15,18 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from envrl.analysis.records import Evaluation, write_text_atomic
-from envrl.errors import DataFault
 from envrl.experiments.config import RunConfig, run_config, run_parser
 from envrl.experiments.console import guarded, parse_or_fault, share
 from envrl.experiments.resume import CHECKPOINT, completed_iterations, read_checkpoint
+from envrl.experiments.trained import trained_config
 
 if TYPE_CHECKING:
-    from envrl.policy.model import Policy
+    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,27 +78,6 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def trained_config(run: Path) -> dict[str, Any]:
-    """Configuration a run was trained with.
-
-    Raises:
-        DataFault: The folder has no readable ``config.yaml``.
-    """
-    path = run / "config.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataFault(
-            f"'{run}' is no folder of a trained run: {path} can't be read ({error.strerror}); "
-            "give a folder such as mlruns/studies/quick/runs/grpo/seed_0"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError):
-        content = None
-    if not isinstance(content, dict):
-        raise DataFault(f"{path} is broken: it holds no mapping; train that run anew")
-    return content
-
-
 def evaluate(config: RunConfig, run: Path | None) -> tuple[Evaluation, str]:
     """Plays the panel with the configured policy, or with a trained run's weights.
 
@@ -112,13 +90,12 @@ def evaluate(config: RunConfig, run: Path | None) -> tuple[Evaluation, str]:
     from envrl.experiments.evaluation import play_panel
     from envrl.experiments.games import evaluation_panel
     from envrl.experiments.run import build_collector, build_pool
+    from envrl.experiments.trained import trained_policy
     from envrl.policy.model import load_policy
 
     torch.set_num_threads(config.train.threads)
     checkpoint = read_checkpoint(run / CHECKPOINT) if run is not None else None
-    policy = load_policy(config.embodied)
-    if checkpoint is not None:
-        _load_weights(policy, checkpoint, config)
+    policy = load_policy(config.embodied) if checkpoint is None else trained_policy(config, checkpoint)
     panel = evaluation_panel(config.env, config.evaluation)
     iteration = completed_iterations(checkpoint) if checkpoint is not None else 0
     with build_pool(config, panel) as pool:
@@ -129,26 +106,6 @@ def evaluate(config: RunConfig, run: Path | None) -> tuple[Evaluation, str]:
         asked = config.evaluation.dynamics > 0
         known = DynamicsProbe(config, panel, pool, policy).measure(policy) if asked else {}
     return with_dynamics(result.evaluation, known), panel.panel_hash
-
-
-def _load_weights(policy: Policy, checkpoint: Mapping[str, Any], config: RunConfig) -> None:
-    """Puts a checkpoint's trained weights into the policy; the frozen ones come from the base model."""
-    saved = checkpoint["state_dict"].items()
-    # What else was trained beside the policy (a critic) does not act.
-    weights = {name.removeprefix("policy."): w for name, w in saved if name.startswith("policy.")}
-    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
-    if different := sorted(trained ^ set(weights)):
-        reason = f"{different[0]} is only in one of them"
-    else:
-        try:
-            policy.load_state_dict(weights, strict=False)
-            return
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-    raise DataFault(
-        f"the checkpoint does not fit the model '{config.policy.model}' and its adapters ({reason}); "
-        "leave out --policy options, or train that run anew"
-    )
 
 
 def report(evaluation: Evaluation, panel_hash: str, console: Console) -> None:

@@ -7,6 +7,7 @@ through exactly the same code.
 from __future__ import annotations
 
 import copy
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,6 +130,24 @@ class Policy(nn.Module):
         """Writes adapters in peft format (or the whole model where there are none), with tokenizer."""
         with _quiet():
             self.model.save_pretrained(folder)  # type: ignore[operator]
+        self.chat.tokenizer.save_pretrained(folder)
+
+    def save_merged(self, folder: Path) -> None:
+        """Writes one model with the adapters in its weights, in Hugging Face format, with tokenizer.
+
+        Adapters of a quantised base are merged into the base as it was before, in ``policy.dtype``: that is
+        the model they were trained beside up to the error of quantisation.
+        """
+        if not isinstance(self.model, PeftModel):
+            self.save_adapter(folder)
+            return
+        with _reading(self.settings), tempfile.TemporaryDirectory() as scratch:
+            self.model.save_pretrained(scratch)
+            base = AutoModelForCausalLM.from_pretrained(
+                model_source(self.settings.model), dtype=_dtype(self.settings)
+            )
+            merged = PeftModel.from_pretrained(base, scratch).merge_and_unload()
+            merged.save_pretrained(folder)
         self.chat.tokenizer.save_pretrained(folder)
 
 

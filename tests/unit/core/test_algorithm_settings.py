@@ -10,9 +10,9 @@ from envrl.analysis.records import RunRecord, record_path, write_record
 from envrl.errors import ConfigFault, DataFault
 from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.credit import advantage_function
-from envrl.experiments.evaluate import _load_weights
 from envrl.experiments.plain import as_plain
 from envrl.experiments.resume import existing_record
+from envrl.experiments.trained import load_weights
 from envrl.policy.batch import RowKind
 from envrl.rollout.rows import TokenRow
 from envrl.rollout.turns import Turn
@@ -113,8 +113,8 @@ def test_a_critic_in_a_checkpoint_is_passed_over_when_the_policy_is_evaluated() 
     policy = policy_of(word_checkpoint(), lora=adapters(rank=2))
     trained = {n: p.detach() + 1 for n, p in policy.named_parameters() if p.requires_grad}
     saved = {f"policy.{n}": w for n, w in trained.items()} | {"critic.weight": torch.zeros(16)}
-    _load_weights(policy, {"state_dict": saved}, RunConfig())
+    load_weights(policy, {"state_dict": saved}, RunConfig())
     found = {n: p.detach() for n, p in policy.named_parameters() if p.requires_grad}
     assert all(torch.equal(found[n], w) for n, w in trained.items())
     with pytest.raises(DataFault, match="is only in one of them"):
-        _load_weights(policy, {"state_dict": {"critic.weight": torch.zeros(16)}}, RunConfig())
+        load_weights(policy, {"state_dict": {"critic.weight": torch.zeros(16)}}, RunConfig())

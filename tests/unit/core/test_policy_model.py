@@ -111,6 +111,28 @@ def test_saved_adapters_load_with_plain_peft(tmp_path: Path) -> None:
     assert (tmp_path / "tokenizer.json").is_file()
 
 
+@pytest.mark.parametrize("bits", [{}, {"load_in_4bit": True}], ids=["plain", "4bit"])
+def test_a_merged_model_loads_without_peft_and_says_the_same(tmp_path: Path, bits: dict[str, bool]) -> None:
+    try:
+        policy = policy_of(checkpoint(), lora=adapters(), **bits)
+    except PolicyFault as fault:
+        pytest.skip(f"not supported here: {fault}")
+    nudge(policy, size=0.05)
+    before = {name: p.detach().clone() for name, p in policy.named_parameters()}
+    policy.save_merged(tmp_path)
+    assert all(torch.equal(p, before[name]) for name, p in policy.named_parameters())
+    assert not (tmp_path / "adapter_model.safetensors").exists()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(checkpoint(), dtype=torch.float32)
+    # Beside a quantised base, the adapters are worth the same and the base is what it was before.
+    reference = policy_of(checkpoint(), lora=adapters())
+    load = {n: p.detach() for n, p in policy.named_parameters() if p.requires_grad}
+    reference.load_state_dict(load, strict=False)
+    assert torch.allclose(plain_scores(merged), scores(reference), atol=1e-5)
+    assert float((plain_scores(merged) - plain_scores(base)).abs().max()) > 0.01
+    assert torch.equal(scores(policy_of(tmp_path, lora=adapters())), plain_scores(merged))
+
+
 def test_a_fully_trained_model_is_saved_whole_and_loaded_by_the_same_code(tmp_path: Path) -> None:
     policy = policy_of(checkpoint(), lora=LoraSettings(enabled=False))
     nudge(policy)
