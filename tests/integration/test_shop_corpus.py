@@ -8,18 +8,17 @@ from rich.console import Console
 
 from envrl.experiments.config import EnvSettings, WebShopSettings
 from envrl.experiments.played import corpus_texts
-from envrl.experiments.pretrain import EMBEDDED_POLICIES, stage_rows
+from envrl.experiments.pretrain import EMBEDDED_POLICIES, stage_rows, transcript_row
 from envrl.experiments.shop_corpus import (
+    PRODUCT_CLICK,
     SHOP_PHRASES,
     ShopCorpusSettings,
-    as_on_the_page,
     play,
     record_shop_corpus,
 )
 from envrl.experiments.shop_games import shop_training_games
 from envrl.policy.chat import ChatMarkup
 from envrl.policy.tokenizer import train_tokenizer
-from envrl.types import Observation
 
 SHOP = EnvSettings(
     name="webshop", train_games=12, games_seed=5, webshop=WebShopSettings(products=80, test_goals=20)
@@ -29,12 +28,20 @@ CORPUS = ShopCorpusSettings(
 )
 
 
-def test_a_product_is_clicked_as_the_page_writes_it() -> None:
-    page = Observation("'Back to Search' [SEP] 'B0ABCDEF12' [SEP] 'Tea'", ("click[b0abcdef12]",))
-    assert as_on_the_page("click[b0abcdef12]", page) == "click[B0ABCDEF12]"
-    assert as_on_the_page("click[b0zzzzzz99]", page) == "click[b0zzzzzz99]"
-    assert as_on_the_page("click[back to search]", page) == "click[back to search]"
-    assert as_on_the_page("search[b0abcdef12]", page) == "search[b0abcdef12]"
+def test_choosing_a_product_weighs_more_than_other_commands() -> None:
+    """Among the tokens of queries and pages, the one that says which product would be lost."""
+    episode = play(SHOP, shop_training_games(SHOP)[0], np.random.default_rng(1), 0.0, 15)
+    tokenizer = train_tokenizer(corpus_texts([episode]), vocabulary=600, phrases=SHOP_PHRASES, cased=False)
+    chat = ChatMarkup(tokenizer)
+    row = transcript_row(chat, episode, 1.0, 0.25, 8.0)
+    assert len(row.weights) == len(row.token_ids)
+    choices = [s.command for s in episode.steps if PRODUCT_CLICK.fullmatch(s.command)]
+    others = [s.command for s in episode.steps if not PRODUCT_CLICK.fullmatch(s.command)]
+    assert choices
+    assert {c.split("[")[0] for c in others} == {"search", "click"}
+    assert row.weights.count(8.0) == sum(len(chat.encode(c)) + 1 for c in choices)
+    assert row.weights.count(1.0) == sum(len(chat.encode(c)) + 1 for c in others)
+    assert 0.25 in row.weights
 
 
 def test_the_expert_is_imitated_and_detours_are_not() -> None:
@@ -57,7 +64,7 @@ def test_long_demonstrations_are_left_out_and_play_becomes_rows() -> None:
     shown = [e for e in episodes if any(s.expert for s in e.steps)]
     assert 0 < len(shown) <= 12
     assert max(len(e.steps) for e in shown) <= CORPUS.most_steps
-    tokenizer = train_tokenizer(corpus_texts(episodes), vocabulary=600, phrases=SHOP_PHRASES)
+    tokenizer = train_tokenizer(corpus_texts(episodes), vocabulary=600, phrases=SHOP_PHRASES, cased=False)
     chat = ChatMarkup(tokenizer)
     stage = EMBEDDED_POLICIES["webshop"].stages[0]
     rows = stage_rows(chat, stage.__class__("s", CORPUS, stage.phase, 1.0), episodes, 0)
@@ -75,7 +82,7 @@ def test_every_phrase_stands_on_a_page_or_in_a_command(phrase: str) -> None:
         for game in shop_training_games(SHOP):
             for detour in (0.0, 0.3, 1.0):
                 episode = play(SHOP, game, rng, detour, 15)
-                _SEEN.append("\n".join(corpus_texts([episode])))
+                _SEEN.append("\n".join(corpus_texts([episode])).lower())
     assert any(phrase in text for text in _SEEN)
 
 

@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from envrl.errors import ConfigFault, DataFault, EnvrlError
 from envrl.experiments.house_corpus import CorpusSettings, record_corpus
 from envrl.experiments.played import PlayedEpisode, corpus_texts
-from envrl.experiments.shop_corpus import SHOP_PHRASES, ShopCorpusSettings, record_shop_corpus
+from envrl.experiments.shop_corpus import PRODUCT_CLICK, SHOP_PHRASES, ShopCorpusSettings, record_shop_corpus
 from envrl.policy.chat import ChatMarkup
 from envrl.policy.model import read_tokenizer
 from envrl.policy.pretraining import (
@@ -65,6 +65,9 @@ class Stage:
     """Length, learning rate, update size."""
     environment_weight: float
     """Target weight of observations and questions; the expert's action tokens have 1."""
+    choice_weight: float = 1.0
+    """What the weight of clicks on products is multiplied by. Which of ten it is depends on one token, and
+    that is lost among the tokens of queries and pages."""
     longest_row: int = 4096
     """Rows of more tokens are left out."""
 
@@ -109,6 +112,13 @@ EMBEDDED_POLICIES = {
                 PhaseSettings(epochs=4.0, lr=1.5e-3, tokens_per_update=2048),
                 0.1,
             ),
+            Stage(
+                "choosing",
+                replace(_SHOP, questions_per_episode=0.0, detour=0.2),
+                PhaseSettings(epochs=3.0, lr=1.5e-3, tokens_per_update=2048),
+                0.05,
+                choice_weight=8.0,
+            ),
         ),
         vocabulary=2432,
         phrases=SHOP_PHRASES,
@@ -118,7 +128,9 @@ EMBEDDED_POLICIES = {
 """How the embedded checkpoints were made."""
 
 
-def transcript_row(chat: ChatMarkup, episode: PlayedEpisode, action: float, other: float) -> WeightedRow:
+def transcript_row(
+    chat: ChatMarkup, episode: PlayedEpisode, action: float, other: float, choice: float = 1.0
+) -> WeightedRow:
     """An episode as one conversation.
 
     Args:
@@ -126,6 +138,7 @@ def transcript_row(chat: ChatMarkup, episode: PlayedEpisode, action: float, othe
         episode: What was played.
         action: Target weight of the expert's commands.
         other: Target weight of observations and of random commands.
+        choice: Factor on the first for clicks on products.
     """
     opened = chat.opening(opening_message(_PROMPTS, episode.opening))
     ids, weights = list(opened.token_ids), [other] * len(opened.token_ids)
@@ -133,7 +146,8 @@ def transcript_row(chat: ChatMarkup, episode: PlayedEpisode, action: float, othe
         command = [*chat.encode(step.command), chat.end_id]
         ids += command
         # A random command is never imitated, only survived.
-        weights += [action if step.expert else 0.0] * len(command)
+        weight = action * choice if PRODUCT_CLICK.fullmatch(step.command) else action
+        weights += [weight if step.expert else 0.0] * len(command)
         turn = chat.later_turn(follow_up(_PROMPTS, step.answer), answer_ended=True)
         ids += turn.token_ids
         weights += [other if role == Role.OBSERVATION else 0.0 for role in turn.roles]
@@ -223,7 +237,8 @@ def stage_rows(
 ) -> list[WeightedRow]:
     """Transcripts and questions of a corpus with the stage's weights."""
     rng = generator(seed, "questions", stage.name)
-    rows = [transcript_row(chat, e, 1.0, stage.environment_weight) for e in episodes]
+    other, choice = stage.environment_weight, stage.choice_weight
+    rows = [transcript_row(chat, e, 1.0, other, choice) for e in episodes]
     whole, part = divmod(stage.corpus.questions_per_episode, 1)
     for episode in episodes:
         count = int(whole) + int(part > 0 and rng.random() < part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,8 @@ SHOP_PHRASES = (
     " [sep] reward details [sep] none",
 )
 """What pages say around their products, in small letters: one token each."""
+PRODUCT_CLICK = re.compile(r"click\[b0[a-z0-9]{8}\]")
+"""Choosing a product of a results page."""
 
 
 @dataclass(frozen=True)

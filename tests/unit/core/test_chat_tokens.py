@@ -200,3 +200,15 @@ def test_phrases_and_names_are_single_tokens_and_training_is_repeatable() -> Non
     ]
     assert pieces == ["You arrive at ", "drawer", " 2", ". On the ", "drawer", " 2", ", you see a "]
     assert tokenizer.get_vocab() == train_tokenizer(TEXTS, vocabulary=300, phrases=10).get_vocab()
+
+
+def test_without_capitals_a_word_is_the_same_tokens_wherever_it_stands() -> None:
+    texts = ["find me a Red Mug", "'Buy Now' [SEP] 'Red Mug'", "click[buy now]"] * 9
+    phrases = ("find me", "' [sep] '", "click[buy now]")
+    tokenizer = train_tokenizer(texts, vocabulary=320, phrases=phrases, cased=False)
+    assert tokenizer.encode("find me a Red MUG") == tokenizer.encode("FIND ME a red mug")
+    single = [tokenizer.encode(piece) for piece in ("Find Me", "' [SEP] '", "click[Buy Now]")]
+    assert [len(ids) for ids in single] == [1, 1, 1]
+    assert tokenizer.decode(tokenizer.encode("'Buy Now' [SEP] 'Red Mug'")) == "'buy now' [sep] 'red mug'"
+    kept = train_tokenizer(texts, vocabulary=320, phrases=("find me",))
+    assert kept.decode(kept.encode("Red Mug")) == "Red Mug"
