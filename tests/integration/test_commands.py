@@ -23,6 +23,7 @@ from envrl.experiments.config import RunConfig, config_from, run_config, run_par
 from envrl.experiments.console import clock, progress_line, say
 from envrl.experiments.display import StudyDisplay
 from envrl.experiments.resume import first_difference
+from envrl.experiments.study_file import load_study
 from envrl.experiments.workers import PlannedRun
 from envrl.training.progress import Progress
 from studies import TINY, tiny, write_study, write_yaml
@@ -142,11 +143,11 @@ def test_options_of_evaluate_override_the_run(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("study", STUDIES, ids=[s.stem for s in STUDIES])
 def test_committed_studies_resolve(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = yaml.safe_load(study.read_text())
-    assert content["name"] == study.stem
+    content = load_study(study)
+    assert content.name == study.stem
     assert ablate.main(["--study", str(study), "--root", str(tmp_path / "mlruns"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum("to run" in line for line in lines) == len(content["arms"]) * len(content["seeds"])
+    assert sum("to run" in line for line in lines) == len(content.arms) * len(content.seeds)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -167,11 +168,11 @@ def test_committed_studies_run(study: Path, tmp_path: Path, capsys: pytest.Captu
     options = [f"--set={key}={json.dumps(value)}" for key, value in small.items()]
     root = str(tmp_path / "mlruns")
     assert ablate.main(["--study", str(study), "--root", root, "--seeds", "0", "--jobs", "1", *options]) == 0
-    content = yaml.safe_load(study.read_text())
+    content = load_study(study)
     folder = tmp_path / "mlruns" / "studies" / study.stem
-    assert {r.arm for r in load_records(folder)} == set(content["arms"])
+    assert {r.arm for r in load_records(folder)} == set(content.arms)
     results = json.loads((folder / "results.json").read_text())
-    assert set(results["arms"]) == set(content["arms"])
+    assert set(results["arms"]) == set(content.arms)
     assert results["baseline"] == content["baseline"]
 
 
