@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from envrl.errors import PolicyFault
+from envrl.errors import DataFault, PolicyFault
 from envrl.losses.aggregation import token_weights
 from envrl.losses.policy import clipped_surrogate, entropy_bonus, kl_k3, token_entropies, token_logprobs
 from envrl.losses.terms import LossTerm, combine
@@ -72,6 +72,8 @@ class EnvRLModule(L.LightningModule):
         self._weights = AuxiliaryWeights(schedules, iterations, loss.balance, loss.stop)
         self.objectives = tuple(w.objective for w in weighted)
         self.updates_done = 0
+        # Checkpoints hold the trained weights alone; the state of quantised ones couldn't be loaded at all.
+        self.strict_loading = False
         self._begin_iteration()
         # Before a checkpoint is loaded: the reference of a resumed run is the start of the run.
         if loss.kl_coefficient > 0 or diagnose_every > 0:
@@ -173,12 +175,21 @@ class EnvRLModule(L.LightningModule):
         checkpoint["auxiliary_weights"] = self._weights.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores version and adaptive weights; completes the trained weights with the frozen ones."""
+        """Restores version and adaptive weights; the frozen weights stay as they were loaded.
+
+        Raises:
+            DataFault: The checkpoint's trained weights are not those of this module.
+        """
         self.updates_done = int(checkpoint["updates_done"])
         # A run begun before weights could adapt has none, and its settings let none adapt.
         if "auxiliary_weights" in checkpoint:
             self._weights.load_state_dict(checkpoint["auxiliary_weights"])
-        checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+        trained = {n for n, p in self.named_parameters() if p.requires_grad}
+        if different := sorted(trained ^ checkpoint["state_dict"].keys()):
+            raise DataFault(
+                f"the checkpoint holds other trained weights than the run ({different[0]} is only in one of "
+                "them); go on with the configuration it was begun with, or train the run anew"
+            )
 
     def _trained(self) -> Iterator[torch.nn.Parameter]:
         return (p for p in self.parameters() if p.requires_grad)
