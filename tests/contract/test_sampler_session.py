@@ -1,12 +1,17 @@
 """What every sampler session promises; an implementation adds a class with a fixture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from envrl.policy.sampler import CachedSession, SamplerSession
+from envrl.policy.served import ServedSampler
+from envrl.policy.server import InferenceServer
+from envrl.policy.settings import ServerSettings
 from envrl.types import Finish
+from fake_server import FakeServer, serving
 from support import ScriptedSession, checkpoint, nudge, policy_of
 
 Open = Callable[[int], SamplerSession]
@@ -94,6 +99,18 @@ class TestActiveAdapters(SamplerSessionContract):
         policy.train()
         model = policy.sampling_model()
         return lambda rows: CachedSession(model, rows, policy.chat.end_id)
+
+
+class TestServed(SamplerSessionContract):
+    """A server with vLLM's documented interface."""
+
+    @pytest.fixture
+    def open_session(self, tmp_path: Path) -> Iterator[Open]:
+        policy = policy_of(checkpoint(), merge_for_sampling=False)
+        nudge(policy)
+        with serving(FakeServer(checkpoint())) as server:
+            settings = ServerSettings(url=server.url, adapters=str(tmp_path))
+            yield ServedSampler(InferenceServer(settings, str(checkpoint())), settings)(policy)
 
 
 class TestScript(SamplerSessionContract):

@@ -14,13 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers.logger import Logger
 
 from envrl.envs.alfworld.engine import AlfworldEnv
 from envrl.envs.base import TextEnv
-from envrl.errors import ConfigFault, DataFault, EnvrlError
+from envrl.errors import ConfigFault, DataFault, EnvrlError, PolicyFault
 from envrl.experiments import run, runner
 from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.games import GameSets, environment_factory, game_sets
@@ -28,11 +29,13 @@ from envrl.experiments.preflight import preflight
 from envrl.experiments.run import execute_run
 from envrl.experiments.runner import RunPlace
 from envrl.policy.batch import Outcome
+from envrl.policy.sampler import SampledTokens
 from envrl.tracking.store import Store
 from envrl.training.weights import StopRule
 from envrl.types import Game, Observation, StepResult
+from fake_server import FakeServer, serving
 from studies import tiny
-from support import checkpoint
+from support import checkpoint, policy_of
 
 pytestmark = pytest.mark.usefixtures("own_places")
 
@@ -334,6 +337,12 @@ ELSEWHERE = {
     "policy.load_in_8bit": "test_quantised_weights_or_a_refusal",
     "optim.eight_bit": "test_an_eight_bit_optimiser_or_a_refusal",
     "train.accelerator": "test_a_gpu_is_used_or_refused",
+    "sampling.server.url": "test_the_server_is_the_one_at_the_address",
+    "sampling.server.model": "test_the_server_is_the_one_at_the_address",
+    "sampling.server.adapters": "test_the_server_reads_adapters_from_their_folder",
+    "sampling.server.timeout_s": "test_the_server_has_so_much_time_and_so_many_attempts",
+    "sampling.server.retries": "test_the_server_has_so_much_time_and_so_many_attempts",
+    "sampling.server.max_gap": "test_the_server_may_differ_by_so_much",
 }
 
 
@@ -510,3 +519,70 @@ def test_a_gpu_is_used_or_refused() -> None:
         pytest.skip("this machine has one; the marker `gpu` covers it")
     with pytest.raises(ConfigFault, match="accelerator is gpu"):
         preflight(config)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    for name in ("ENVRL_SERVER_API_KEY", "VLLM_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(FakeServer(checkpoint())) as running:
+        yield running
+
+
+def served(server: FakeServer, folder: Path, **changes: Any) -> RunConfig:
+    names = {"url": server.url, "adapters": str(folder)} | changes
+    return configured(**{f"sampling.server.{name}": value for name, value in names.items()})
+
+
+def one_answer(config: RunConfig) -> SampledTokens:
+    session = run.build_sampler(config)(policy_of(checkpoint(), merge_for_sampling=False))(1)
+    session.append([[2, 40, 41, 3]])
+    return session.sample([np.random.default_rng(0)], 1.0, 4)[0]
+
+
+def test_the_server_is_the_one_at_the_address(server: FakeServer, tmp_path: Path) -> None:
+    assert refusal(configured()) is None
+    assert server.asked == []
+    assert refusal(served(server, tmp_path)) is None
+    assert server.paths() == ["/v1/models"]
+    assert "does not serve 'other'" in (refusal(served(server, tmp_path, model="other")) or "")
+
+
+def test_the_server_reads_adapters_from_their_folder(server: FakeServer, tmp_path: Path) -> None:
+    one_answer(served(server, tmp_path / "here"))
+    (asked,) = (body for path, body, _ in server.asked if "load" in path)
+    assert Path(asked["lora_path"]).parent == tmp_path / "here"
+
+
+def test_the_server_has_so_much_time_and_so_many_attempts(server: FakeServer, tmp_path: Path) -> None:
+    server.failures = 2
+    assert "after 1 attempts" in (refusal(served(server, tmp_path, retries=0)) or "")
+    assert refusal(served(server, tmp_path, retries=1)) is None
+    server.delay_s = 2.0
+    with pytest.raises(PolicyFault, match="timed out"):
+        one_answer(served(server, tmp_path, retries=0, timeout_s=1.0))
+    assert one_answer(served(server, tmp_path, retries=0))
+
+
+def test_the_server_may_differ_by_so_much(server: FakeServer, tmp_path: Path) -> None:
+    def shifted(choice: dict[str, Any]) -> None:
+        choice["logprobs"]["token_logprobs"] = [p - 0.2 for p in choice["logprobs"]["token_logprobs"]]
+
+    server.spoil = shifted
+    with pytest.raises(PolicyFault, match=r"by 0\.2 nats a token"):
+        one_answer(served(server, tmp_path))
+    assert one_answer(served(server, tmp_path, max_gap=0.3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"policy.lora.enabled": False}, "can only exchange adapters"),
+        ({"policy.load_in_4bit": True}, "would not be the quantised one"),
+        ({"policy.load_in_8bit": True}, "would not be the quantised one"),
+    ],
+)
+def test_what_the_server_cant_sample_from_is_refused(change: dict[str, Any], message: str) -> None:
+    assert configured(**change)
+    with pytest.raises(ConfigFault, match=message):
+        configured(**{"sampling.server.url": "http://localhost:8000"}, **change)

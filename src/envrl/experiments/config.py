@@ -17,7 +17,7 @@ from envrl.envs.webshop.ordering import PAPER_TEST_GOALS
 from envrl.errors import ConfigFault
 from envrl.experiments.checks import check_objectives
 from envrl.experiments.plain import merge, nested
-from envrl.policy.settings import PolicySettings, SamplingSettings, embedded_policy
+from envrl.policy.settings import PolicySettings, SamplingSettings, embedded_policy, model_source
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.training.settings import COMPARES_EPISODES, LossSettings, OptimSettings
@@ -238,6 +238,8 @@ class RunConfig:
                 f"env.train_games={self.env.train_games} games, so there are no others to play; use more "
                 "training games, or refill_rounds=0"
             )
+        if self.sampling.server.url is not None:
+            self._check_served()
         _ = self.bounded_rollout  # refuses a buffer longer than an answer
         check_objectives(self.loss, self.auxiliary, self.batch, self.prompt)
         others = [(f"objectives[{n}].schedule", o.schedule) for n, o in enumerate(self.loss.objectives)]
@@ -258,6 +260,19 @@ class RunConfig:
             raise ConfigFault(
                 f"rollout.refill_rounds is {self.rollout.refill_rounds}, but env.webshop.order=workers has "
                 "one game for each group and no others; use refill_rounds=0, or order=fixed"
+            )
+
+    def _check_served(self) -> None:
+        if not self.policy.lora.enabled:
+            raise ConfigFault(
+                "policy.lora.enabled is false, but sampling.server.url is set, and a running server can only "
+                "exchange adapters; set policy.lora.enabled=true, or sampling.server.url=null"
+            )
+        if self.policy.quantised:
+            raise ConfigFault(
+                "policy.load_in_4bit or policy.load_in_8bit is set beside sampling.server.url: the server's "
+                "base would not be the quantised one that the adapters are trained on; load the base in "
+                "policy.dtype, or set sampling.server.url=null"
             )
 
     @property
@@ -283,7 +298,18 @@ class RunConfig:
     @property
     def embodied(self) -> PolicySettings:
         """The policy; ``tiny`` is the embedded policy of the environment that is played."""
-        return replace(self.policy, model=embedded_policy(self.policy.model, self.env.name))
+        named = replace(self.policy, model=embedded_policy(self.policy.model, self.env.name))
+        # A merged copy would take memory and never be sampled from.
+        return replace(named, merge_for_sampling=False) if self.sampling.server.url is not None else named
+
+    @property
+    def base_source(self) -> str:
+        """Folder or hub id of the base model.
+
+        Raises:
+            PolicyFault: ``policy.model`` is neither.
+        """
+        return model_source(self.embodied.model)
 
 
 def run_parser(prog: str, description: str) -> ArgumentParser:

@@ -7,7 +7,6 @@ policy that sees more of the environment than before is not measured on harder q
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from envrl.envs.panels import Panel
 from envrl.envs.pool import EnvPool
 from envrl.experiments.config import RunConfig
 from envrl.policy.model import Policy
+from envrl.policy.sampler import evaluation_mode
 from envrl.rollout.collector import EpisodePlan
 from envrl.rollout.probe import ProbeItem, probe_items
 from envrl.rollout.random_play import play_at_random
@@ -72,7 +72,7 @@ class DynamicsProbe:
         if not items:
             return {}
         altered = [item for item in items if item.other_action is not None]
-        with torch.no_grad(), _evaluating(policy):
+        with torch.no_grad(), evaluation_mode(policy):
             predicted = _told(policy, [(i.predicted, i.observation_tokens) for i in items])
             other = _told(policy, [(i.other_action or (), i.observation_tokens) for i in altered])
             inverse = _told(policy, [(i.inverse, i.action_tokens) for i in items])
@@ -139,14 +139,3 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         batch.append(n)
     if batch:
         yield batch
-
-
-@contextmanager
-def _evaluating(policy: Policy) -> Iterator[None]:
-    """Without dropout."""
-    training = policy.training
-    policy.eval()
-    try:
-        yield
-    finally:
-        policy.train(training)

@@ -89,19 +89,25 @@ def evaluate(config: RunConfig, run: Path | None) -> tuple[Evaluation, str]:
     from envrl.experiments.dynamics import DynamicsProbe, with_dynamics
     from envrl.experiments.evaluation import play_panel
     from envrl.experiments.games import evaluation_panel
-    from envrl.experiments.run import build_collector, build_pool
+    from envrl.experiments.run import build_collector, build_pool, build_sampler, closed_in_the_end
     from envrl.experiments.trained import trained_policy
     from envrl.policy.model import load_policy
 
     torch.set_num_threads(config.train.threads)
     checkpoint = read_checkpoint(run / CHECKPOINT) if run is not None else None
+    sampler = build_sampler(config)
     policy = load_policy(config.embodied) if checkpoint is None else trained_policy(config, checkpoint)
     panel = evaluation_panel(config.env, config.evaluation)
     iteration = completed_iterations(checkpoint) if checkpoint is not None else 0
-    with build_pool(config, panel) as pool:
+    with build_pool(config, panel) as pool, closed_in_the_end(sampler):
         collector = build_collector(config, policy, pool)
         result = play_panel(
-            policy, collector, panel, temperature=config.sampling.eval_temperature, iteration=iteration
+            policy,
+            collector,
+            panel,
+            temperature=config.sampling.eval_temperature,
+            iteration=iteration,
+            sampler=sampler,
         )
         asked = config.evaluation.dynamics > 0
         known = DynamicsProbe(config, panel, pool, policy).measure(policy) if asked else {}

@@ -11,7 +11,7 @@ from envrl.errors import EnvFault
 from envrl.policy.model import Policy
 from envrl.rollout.collector import Collector, EpisodePlan
 from envrl.rollout.imagined import imagined_rate
-from envrl.rollout.source import episode_metrics, session_factory
+from envrl.rollout.source import Sampler, episode_metrics, session_factory
 from envrl.seeding import derive_seed
 from envrl.types import StopReason, Trajectory
 
@@ -26,7 +26,13 @@ class PanelResult:
 
 
 def play_panel(
-    policy: Policy, collector: Collector, panel: Panel, *, temperature: float, iteration: int
+    policy: Policy,
+    collector: Collector,
+    panel: Panel,
+    *,
+    temperature: float,
+    iteration: int,
+    sampler: Sampler = session_factory,
 ) -> PanelResult:
     """Plays every game of the panel once.
 
@@ -34,12 +40,11 @@ def play_panel(
 
     Raises:
         EnvFault: No game could be played to an end.
+        PolicyFault: The sampler can't draw tokens from these weights.
     """
     plans = [EpisodePlan(game, derive_seed(0, "panel", game.game_id)) for game in panel.games]
     started = time.perf_counter()
-    trajectories = collector.collect(
-        plans, session_factory(policy), temperature=temperature, policy_version=0
-    )
+    trajectories = collector.collect(plans, sampler(policy), temperature=temperature, policy_version=0)
     if all(t.stop is StopReason.ENV_FAULT for t in trajectories):
         raise EnvFault(
             f"every game of the panel ended by a fault of its environment, the first one by this: "

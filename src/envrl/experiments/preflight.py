@@ -5,6 +5,7 @@ from __future__ import annotations
 from envrl.errors import ConfigFault, PolicyFault
 from envrl.experiments.config import RunConfig
 from envrl.experiments.games import GameSets, game_sets
+from envrl.policy.server import connect
 from envrl.policy.settings import EMBEDDED, model_source
 
 
@@ -16,7 +17,8 @@ def preflight(config: RunConfig) -> GameSets:
     Raises:
         ConfigFault: The generator can't make such rooms, or there is no such accelerator.
         DataFault: Official games are asked for and not there, or the panel overlaps with training.
-        PolicyFault: The model can't be found or read, or the hardware can't do what was asked.
+        PolicyFault: The model can't be found or read, the hardware can't do what was asked, or the server
+            that is to draw the tokens can't be reached or serves another model.
     """
     policy = config.embodied
     model_source(policy.model)
@@ -28,6 +30,8 @@ def preflight(config: RunConfig) -> GameSets:
         from envrl.policy.model import check_policy
 
         check_policy(policy)
+    if config.sampling.server.url is not None:
+        connect(config.sampling, config.base_source)
     return game_sets(config.env, config.evaluation, config.rollout.games)
 
 

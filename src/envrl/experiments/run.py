@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -25,10 +26,12 @@ from envrl.experiments.resume import (
 from envrl.experiments.runner import Parts, Runner, RunPlace
 from envrl.losses.dynamics import shuffled_pairing
 from envrl.policy.model import Policy, load_policy
+from envrl.policy.served import ServedSampler
+from envrl.policy.server import connect
 from envrl.rollout.collector import Collector, CollectorSettings
 from envrl.rollout.credit import CreditSource
 from envrl.rollout.random_play import play_at_random
-from envrl.rollout.source import RolloutSource, SourceSettings, Wanted
+from envrl.rollout.source import RolloutSource, Sampler, SourceSettings, Wanted, session_factory
 from envrl.seeding import derive_seed
 from envrl.tracking.runs import find_run
 from envrl.training.module import EnvRLModule
@@ -50,8 +53,30 @@ def build_collector(config: RunConfig, policy: Policy, pool: EnvPool) -> Collect
     return Collector(pool, policy.chat, settings)
 
 
+def build_sampler(config: RunConfig) -> Sampler:
+    """What draws tokens: this process, or the server in ``sampling.server``.
+
+    Raises:
+        PolicyFault: The server can't be reached, or does not serve this model.
+    """
+    if config.sampling.server.url is None:
+        return session_factory
+    return ServedSampler(connect(config.sampling, config.base_source), config.sampling.server)
+
+
+@contextmanager
+def closed_in_the_end(sampler: Sampler) -> Iterator[None]:
+    """Leaves no adapter on a server, however the work ends."""
+    try:
+        yield
+    finally:
+        if isinstance(sampler, ServedSampler):
+            sampler.close()
+
+
 def build(config: RunConfig) -> Parts:
     """Loads and connects everything a run needs; fails before any work if something is missing."""
+    sampler = build_sampler(config)
     games = game_sets(config.env, config.evaluation, config.rollout.games)
     torch.manual_seed(derive_seed(config.seed, "model"))
     policy = load_policy(config.embodied)
@@ -87,8 +112,9 @@ def build(config: RunConfig) -> Parts:
         wanted=lambda iteration: _wanted(config, module, iteration),
         explore=partial(play_at_random, pool),
         schedule=games.schedule,
+        sampler=sampler,
     )
-    return Parts(policy, pool, collector, games, module, source)
+    return Parts(policy, pool, collector, games, module, source, sampler)
 
 
 def _wanted(config: RunConfig, module: EnvRLModule, iteration: int) -> Wanted:
@@ -129,7 +155,7 @@ def execute_run(
     checkpoint = path.parent / CHECKPOINT
     completed = completed_iterations(read_checkpoint(checkpoint)) if checkpoint.is_file() else None
     parts = build(config)
-    with alone(path.parent), parts.pool:
+    with alone(path.parent), parts.pool, closed_in_the_end(parts.sampler):
         if record is None:
             record = RunRecord(
                 arm=place.arm,

@@ -27,7 +27,7 @@ from envrl.experiments.resume import CHECKPOINT
 from envrl.policy.model import Policy
 from envrl.rollout.collector import Collector
 from envrl.rollout.datamodule import RolloutDataModule
-from envrl.rollout.source import Experience, RolloutSource
+from envrl.rollout.source import Experience, RolloutSource, Sampler
 from envrl.tracking.runs import (
     lightning_logger,
     log_artifact,
@@ -95,6 +95,7 @@ class Parts:
     games: GameSets
     module: EnvRLModule
     source: RolloutSource
+    sampler: Sampler
 
 
 class Runner:
@@ -212,6 +213,7 @@ class Runner:
             parts.games.panel,
             temperature=config.sampling.eval_temperature,
             iteration=iteration,
+            sampler=parts.sampler,
         )
         known = {} if self._probe is None else self._probe.measure(parts.policy)
         log_metrics(self._place.store, self._run_id, result.metrics | known, iteration)

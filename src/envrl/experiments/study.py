@@ -125,7 +125,7 @@ def _check(study: Study, console: Console) -> Panel:
     checked: dict[tuple[Any, ...], GameSets] = {}
     for run in study.runs:
         config = run.config
-        key = (config.policy, config.env, config.optim.eight_bit, config.train.accelerator)
+        key = (config.policy, config.env, config.sampling, config.optim.eight_bit, config.train.accelerator)
         if key not in checked:
             try:
                 checked[key] = preflight(config)

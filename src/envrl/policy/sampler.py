@@ -91,7 +91,7 @@ class CachedSession:
             PolicyFault: The model's scores are not numbers.
         """
         # Dropout would make sampler and trainer differ, and gradient checkpointing has no cache.
-        with _evaluation_mode(self._model):
+        with evaluation_mode(self._model):
             return self._sample(generators, temperature, max_new_tokens)
 
     def _sample(
@@ -168,7 +168,8 @@ class CachedSession:
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout and checkpointing; afterwards the model is in the mode it was in."""
     training = model.training
     if training:
         model.eval()

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from envrl.errors import ConfigFault, PolicyFault
 
@@ -81,6 +82,46 @@ class PolicySettings:
 
 
 @dataclass(frozen=True)
+class ServerSettings:
+    """A vLLM server that draws the tokens in place of the built-in sampler; docs/serving.md says how."""
+
+    url: str | None = None
+    """Address of the server (http://localhost:8000); null samples in this process."""
+    model: str | None = None
+    """Name under which the server offers the base model; null: the name or folder in policy.model."""
+    adapters: str = "mlruns/adapters"
+    """Folder for the current adapters; the server must see it under the same absolute path."""
+    timeout_s: float = 120.0
+    """Seconds until a request that has no answer counts as failed."""
+    retries: int = 3
+    """Repetitions of a request that failed without being refused, each after a longer pause."""
+    max_gap: float = 0.05
+    """Largest mean difference, in nats, between the server's log-probabilities and those of the trained
+    model on the same tokens; measured whenever new weights are first sampled from."""
+
+    def __post_init__(self) -> None:
+        if self.url is not None:
+            parts = urlsplit(self.url)
+            if parts.username is not None or parts.password is not None:
+                raise ConfigFault(
+                    "sampling.server.url holds a user or password, which would be written to logs; put a "
+                    "key into the environment variable ENVRL_SERVER_API_KEY"
+                )
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ConfigFault(
+                    f"sampling.server.url is '{self.url}'; use an address such as http://localhost:8000"
+                )
+        if not self.adapters:
+            raise ConfigFault("sampling.server.adapters is empty; name a folder that the server sees")
+        for name in ("timeout_s", "max_gap"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigFault(f"sampling.server.{name} is {value}; use a positive number")
+        if self.retries < 0:
+            raise ConfigFault(f"sampling.server.retries is {self.retries}; use 0 (none) or more")
+
+
+@dataclass(frozen=True)
 class SamplingSettings:
     """How tokens are drawn."""
 
@@ -92,6 +133,8 @@ class SamplingSettings:
     """Softmax temperature while evaluating; 0 means greedy."""
     max_context: int = 2048
     """Longest sequence in tokens; an episode whose conversation outgrows it is truncated."""
+    server: ServerSettings = ServerSettings()
+    """Drawing them on a vLLM server."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

@@ -30,6 +30,9 @@ from envrl.types import Finish, Game, Group, Role, StopReason, Trajectory
 GameSchedule = Callable[[int, int], Sequence[Game]]
 """From an iteration's number and how many games it needs to these games."""
 
+Sampler = Callable[[Policy], SessionFactory]
+"""Gives what opens sampler sessions on the policy's weights as they are when it is called."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -92,6 +95,7 @@ class RolloutSource:
         wanted: Which auxiliary targets an iteration needs.
         explore: Plays at random, where ``auxiliary.data`` asks for that.
         schedule: Names an iteration's games, where a published order is followed instead of a draw.
+        sampler: Draws the tokens; by default in this process (:func:`session_factory`).
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class RolloutSource:
         wanted: Callable[[int], Wanted],
         explore: Explorer | None = None,
         schedule: GameSchedule | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self._policy = policy
         self._collector = collector
@@ -116,6 +121,7 @@ class RolloutSource:
         self._wanted = wanted
         self._explore = explore
         self._schedule = schedule
+        self._sampler = sampler or session_factory
 
     def collect(self, iteration: int, policy_version: int) -> Experience:
         """Plays an iteration's episodes and makes its micro-batches."""
@@ -191,7 +197,7 @@ class RolloutSource:
         ]
         trajectories = self._collector.collect(
             plans,
-            session_factory(self._policy),
+            self._sampler(self._policy),
             temperature=self._settings.temperature,
             policy_version=version,
         )
