@@ -71,7 +71,10 @@ SETTINGS: list[tuple[dict[str, Any], list[str]]] = [
     ({"rollout.layout": "steps", "loss.sp.weight": 0.1}, ["sp_rows=policy", "sp_rows=questions"]),
     ({"policy.load_in_4bit": True, "policy.lora.enabled": False}, ["lora.enabled=true"]),
     ({"policy.model": "./nowhere"}, ["'./nowhere'", "hub id"]),
-    ({"policy.model": "no-such-owner/no-such-model"}, ["no-such-owner/no-such-model", "can't be loaded"]),
+    (
+        {"policy.model": "no-such-owner/no-such-model"},
+        ["no-such-owner/no-such-model", "can't be loaded", "config.json is not in the cache", "HF_HOME"],
+    ),
     ({"seed": -1}, ["seed is -1"]),
 ]
 

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+from huggingface_hub.errors import HFValidationError
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -216,9 +219,26 @@ def _reading(settings: PolicySettings) -> Iterator[None]:
     # Broken files raise whatever the library that reads them likes: KeyError, SafetensorError, ...
     except Exception as error:
         raise PolicyFault(
-            f"policy.model '{settings.model}' can't be loaded ({_first_line(error)}); use tiny, a folder "
-            "in Hugging Face format, or the id of a causal language model that is cached or reachable"
+            f"policy.model '{settings.model}' can't be loaded ({_first_line(error)}); {_remedy(settings)}"
         ) from error
+
+
+def _remedy(settings: PolicySettings) -> str:
+    """What to do about a model that can't be read: most often a hub model without a network."""
+    source = model_source(settings.model)
+    usual = "use tiny, a folder in Hugging Face format, or the id of a causal language model"
+    try:
+        known = Path(source).exists() or isinstance(try_to_load_from_cache(source, "config.json"), str)
+    except HFValidationError:  # no id at all
+        known = True
+    if known:
+        return usual
+    reached = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub did not give it"
+    return (
+        f"its config.json is not in the cache {HF_HUB_CACHE}, and {reached}: download the model where there "
+        f"is a network (hf download {source}) and set HF_HOME to that cache, set HF_TOKEN if it is gated, or "
+        f"{usual}"
+    )
 
 
 @contextmanager

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
 from envrl.errors import ConfigFault, PolicyFault
 from envrl.policy.model import Policy, load_policy
 from envrl.policy.sampler import CachedSession
 from envrl.policy.settings import LoraSettings, PolicySettings
-from support import adapters, checkpoint, nudge, policy_of
+from envrl.types import Message
+from support import adapters, chatml_tokenizer, checkpoint, nudge, policy_of
 
 IDS = torch.tensor([[2, 60, 61, 62, 3, 90, 91, 1], [2, 70, 71, 3, 95, 1, 0, 0]])
 
@@ -191,6 +192,50 @@ def test_quantised_bases_train_and_sample_or_say_why_not(bits: str) -> None:
     expected = [float(logprobs[3 + n, t]) for n, t in enumerate(answers[0].token_ids)]
     # 8-bit quantises activations too, by the largest of a block, so a cached pass differs a little.
     assert answers[0].logprobs == pytest.approx(expected, abs=1e-3 if bits == "load_in_4bit" else 0.2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [(LlamaConfig, {}), (Qwen3Config, {"head_dim": 16}), (Qwen2Config, {})],
+    ids=["llama", "qwen3", "qwen2"],
+)
+def test_chat_models_of_other_families_are_sampled_and_trained_alike(
+    kind: type[PretrainedConfig], changes: dict[str, int], tmp_path: Path
+) -> None:
+    tokenizer = chatml_tokenizer()
+    config = kind(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **changes,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    policy = policy_of(tmp_path / "model", lora=adapters())
+    nudge(policy, size=0.05)
+    assert all(g.isfinite().all() for g in gradients(policy))
+    prompt = list(policy.chat.opening(Message("user", "open fridge 1")).token_ids)
+    session = CachedSession(policy.sampling_model(), 2, policy.chat.end_id)
+    session.append([prompt, prompt[3:]])
+    answers = session.sample([np.random.default_rng(n) for n in range(2)], 1.0, 5)
+    for given, answer in zip((prompt, prompt[3:]), answers, strict=True):
+        with torch.no_grad():
+            scores_of = policy.logits(policy.hidden_states(torch.tensor([[*given, *answer.token_ids]])))
+        logprobs = scores_of[0].log_softmax(-1)
+        expected = [float(logprobs[len(given) - 1 + n, t]) for n, t in enumerate(answer.token_ids)]
+        assert answer.logprobs == pytest.approx(expected, abs=1e-4)
+    policy.save_merged(tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert torch.allclose(plain_scores(merged), scores(policy), atol=1e-4)
 
 
 def test_bfloat16_is_kept() -> None:
