@@ -101,6 +101,7 @@ def test_an_arm_with_impossible_settings_is_named(
     assert left_behind(here) == []
 
 
+WEBSHOP = {"env": {"name": "webshop", "webshop": {"products": 200, "test_goals": 20}}}
 STUDIES: list[tuple[dict[str, Any], list[str]]] = [
     ({"baseline": "ppo"}, ["baseline 'ppo'", "grpo, both"]),
     ({"arms": {}}, ["no arms"]),
@@ -110,6 +111,10 @@ STUDIES: list[tuple[dict[str, Any], list[str]]] = [
     ({"arms": {"grpo": {}, "odd": {"loss.sq.weight": 1}}}, ["arm 'odd'", "sq"]),
     ({"arms": {"grpo": {}, "odd": {"evaluation.games": 5}}}, ["evaluation.games=5", "6", "base"]),
     ({"arms": {"grpo": {}, "odd": {"env.max_steps": 11}}}, ["env.max_steps=11", "10", "base"]),
+    (
+        {"base": WEBSHOP, "arms": {"grpo": {}, "odd": {"env.webshop.products": 300}}},
+        ["env.webshop.products=300", "200", "base"],
+    ),
     ({"name": "../up"}, ["'../up'", "letters"]),
     ({"name": 7}, ["'name' is 7"]),
     ({"seeds": [0, 0]}, ["[0, 0]", "different"]),
@@ -138,6 +143,9 @@ def test_a_broken_study_file_is_refused(
         ("name: [", ["'study.yaml' is not YAML"]),
         ("just words", ["holds no mapping"]),
         ("name: x\narms: {a: {}}\n", ["'baseline' is missing"]),
+        ("extends: study.yaml\nname: x\n", ["'study.yaml' extends itself", "circle"]),
+        ("extends: [a, b]\n", ["'extends' is ['a', 'b']", "one study file"]),
+        ("extends: nowhere.yaml\n", ["nowhere.yaml' can't be read", "No such file"]),
     ],
 )
 def test_a_file_that_is_no_study_is_refused(

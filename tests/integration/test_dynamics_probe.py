@@ -23,10 +23,9 @@ from envrl.prompts.settings import PromptSettings
 from envrl.rollout.collector import EpisodePlan
 from envrl.rollout.probe import probe_items
 from envrl.rollout.random_play import play_at_random, random_query
-from envrl.rollout.settings import AuxiliaryRows
 from envrl.seeding import generator
 from envrl.tracking.metrics import check_name
-from envrl.types import Observation, Trajectory
+from envrl.types import Trajectory
 from studies import tiny
 from support import checkpoint, nudge, policy_of
 
@@ -62,15 +61,8 @@ def test_only_the_action_differs_and_the_answer_stands_at_the_end(
     played: list[Trajectory], chat: ChatMarkup, form: Any, in_conversation: bool
 ) -> None:
     prompt = PromptSettings(form=form)
-    items = probe_items(
-        played,
-        chat,
-        prompt,
-        AuxiliaryRows(),
-        count=10,
-        rng=generator(0, "probe"),
-        in_conversation=in_conversation,
-    )
+    rng = generator(0, "probe")
+    items = probe_items(played, chat, prompt, count=10, rng=rng, in_conversation=in_conversation)
     assert len(items) == 10
     transitions = [t for trajectory in played for t in trajectory.transitions]
     answers = {without_banner(t.next_observation.text) for t in transitions}
@@ -81,6 +73,14 @@ def test_only_the_action_differs_and_the_answer_stands_at_the_end(
         assert text in answers
         assert item.other_action[-count:] == item.predicted[-count:]
         assert item.other_action != item.predicted
+        # What differs is one action: an admissible one in the place of the one that was taken.
+        rows = (item.predicted[:-count], item.other_action[:-count])
+        same = next(n for n, (a, b) in enumerate(zip(*rows, strict=False)) if a != b)
+        behind = next(n for n, (a, b) in enumerate(zip(rows[0][::-1], rows[1][::-1], strict=False)) if a != b)
+        shared = min(same, *(len(row) - behind for row in rows))
+        taken, other = (chat.decode(row[shared : len(row) - behind]) for row in rows)
+        assert any(taken.strip() in (t.action or "") for t in transitions)
+        assert any(other.strip() in a for t in transitions for a in t.observation.admissible)
         asked = chat.decode(item.inverse[-item.action_tokens :])
         assert asked in {t.action for t in transitions}
         tagged = f"<action>{asked}</action>" in chat.decode(item.predicted)
@@ -92,9 +92,7 @@ def test_only_the_action_differs_and_the_answer_stands_at_the_end(
 def test_questions_are_those_that_are_trained_on(played: list[Trajectory], chat: ChatMarkup) -> None:
     prompt = PromptSettings()
     few = [replace(played[0], transitions=played[0].transitions[:1])]
-    (item,) = probe_items(
-        few, chat, prompt, AuxiliaryRows(), count=5, rng=generator(0, "probe"), in_conversation=False
-    )
+    (item,) = probe_items(few, chat, prompt, count=5, rng=generator(0, "probe"), in_conversation=False)
     step = few[0].transitions[0]
     assert step.action is not None
     before, after = step.observation.text, step.next_observation.text
@@ -107,19 +105,11 @@ def test_questions_are_those_that_are_trained_on(played: list[Trajectory], chat:
     assert list(item.inverse) == [*opened, *chat.encode(inverse.target), *end]
 
 
-def test_transitions_that_the_objectives_leave_out_are_not_asked_about(
-    played: list[Trajectory], chat: ChatMarkup
-) -> None:
-    def count(auxiliary: AuxiliaryRows) -> int:
-        rng = generator(0, "probe")
-        items = probe_items(
-            played, chat, PromptSettings(), auxiliary, count=999, rng=rng, in_conversation=True
-        )
-        return len(items)
-
-    everything = sum(len(t.transitions) for t in played)
-    assert count(AuxiliaryRows()) == everything
-    assert count(AuxiliaryRows(skip_terminal=True)) == everything - len(played)
+def test_all_transitions_can_be_asked_about(played: list[Trajectory], chat: ChatMarkup) -> None:
+    rng = generator(0, "probe")
+    items = probe_items(played, chat, PromptSettings(), count=999, rng=rng, in_conversation=True)
+    assert len(items) == sum(len(t.transitions) for t in played)
+    assert probe_items([], chat, PromptSettings(), count=9, rng=rng, in_conversation=True) == []
 
 
 def reference(policy: Policy, ids: tuple[int, ...], count: int) -> tuple[float, bool]:
@@ -239,4 +229,9 @@ def test_random_play_never_searches_for_the_placeholder() -> None:
     ]
     assert len(searches) > 4
     assert not any("<your query>" in (a or "") for a in searches)
-    assert any(isinstance(t.transitions[0].observation, Observation) for t in played)
+    chat = policy_of(checkpoint()).chat
+    rng = generator(0, "probe")
+    items = probe_items(played, chat, PromptSettings(), count=99, rng=rng, in_conversation=False)
+    asked = [chat.decode(i.other_action) for i in items if i.other_action is not None]
+    assert any("> search[" in text for text in asked)
+    assert not any("> search[<your query>]" in text for text in asked)

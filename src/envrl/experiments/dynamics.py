@@ -40,7 +40,9 @@ class DynamicsProbe:
     """Fixed questions about the panel's games.
 
     Args:
-        config: Which transitions and in which form, and how many (``evaluation.dynamics``).
+        config: How many transitions (``evaluation.dynamics``), and in which form state prediction is asked
+            for: the one it is trained in, so runs of another ``auxiliary.sp_rows``, layout or prompt are
+            asked in other words.
         panel: The games.
         pool: Environments to play them in.
         policy: Whose markup the questions are written in.
@@ -60,7 +62,6 @@ class DynamicsProbe:
             play_at_random(pool, plans, 0),
             policy.chat,
             config.worded,
-            config.auxiliary,
             count=count,
             rng=rng,
             in_conversation=sp_in_rows,

@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,9 +23,6 @@ from envrl.experiments.config import RunConfig, run_config, run_parser
 from envrl.experiments.console import guarded, parse_or_fault, share
 from envrl.experiments.resume import CHECKPOINT, completed_iterations, read_checkpoint
 from envrl.experiments.trained import trained_config
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

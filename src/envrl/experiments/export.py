@@ -14,9 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from envrl.errors import ConfigFault, DataFault
 from envrl.experiments.config import config_from
-from envrl.experiments.console import guarded, parse_or_fault
+from envrl.experiments.console import guarded, one_line, parse_or_fault
 from envrl.experiments.resume import CHECKPOINT, completed_iterations, read_checkpoint
 from envrl.experiments.trained import trained_config, trained_policy
 
@@ -59,14 +61,12 @@ def export(run: Path, out: Path, *, adapter_alone: bool = False) -> int:
     policy = trained_policy(config, checkpoint)
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataFault(
-            f"can't write to '{out}' ({error.strerror}); name another folder for --out"
-        ) from error
-    if adapter_alone:
-        policy.save_adapter(out)
-    else:
-        policy.save_merged(out)
+        if adapter_alone:
+            policy.save_adapter(out)
+        else:
+            policy.save_merged(out)
+    except (OSError, SafetensorError) as error:
+        raise DataFault(f"can't write to '{out}' ({one_line(error)}); name another --out") from error
     return completed_iterations(checkpoint)
 
 

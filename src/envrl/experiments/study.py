@@ -30,7 +30,10 @@ from envrl.tracking.runs import find_run, finish_study, log_artifact, log_enviro
 from envrl.tracking.store import Store, open_store
 
 _MOST_CRASHES = 3
-_PANEL_SETTINGS = ("games", "receptacles", "objects_per_receptacle", "task_types", "max_steps", "games_seed")
+_PANEL_SETTINGS = (
+    *("name", "games", "receptacles", "objects_per_receptacle"),
+    *("task_types", "max_steps", "games_seed"),
+)
 """Fields of :class:`EnvSettings` that decide which games the panel has."""
 
 
@@ -82,7 +85,8 @@ def _require_one_panel(runs: Sequence[PlannedRun]) -> None:
 
 def _panel_settings(config: RunConfig) -> dict[str, Any]:
     evaluation = {f"evaluation.{name}": value for name, value in as_plain(config.evaluation).items()}
-    return evaluation | {f"env.{name}": getattr(config.env, name) for name in _PANEL_SETTINGS}
+    shop = {f"env.webshop.{name}": value for name, value in as_plain(config.env.webshop).items()}
+    return evaluation | {f"env.{name}": getattr(config.env, name) for name in _PANEL_SETTINGS} | shop
 
 
 def run_study(study: Study, root: Path, console: Console) -> tuple[RunRecord, ...]:

@@ -150,6 +150,7 @@ class Policy(nn.Module):
                 model_source(self.settings.model), dtype=_dtype(self.settings)
             )
             merged = PeftModel.from_pretrained(base, scratch).merge_and_unload()
+        with _quiet():
             merged.save_pretrained(folder)
         self.chat.tokenizer.save_pretrained(folder)
 

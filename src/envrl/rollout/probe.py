@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envrl.envs.webshop.actions import SEARCH_PLACEHOLDER
 from envrl.policy.chat import ChatMarkup
 from envrl.prompts.dynamics import inverse_dynamics_question, state_prediction_question
-from envrl.prompts.render import follow_up, opening_message, shown_actions, without_banner
+from envrl.prompts.render import follow_up, opening_message, shown_actions, task_of, without_banner
 from envrl.prompts.settings import PromptSettings
-from envrl.rollout.rows import is_sp_target
-from envrl.rollout.settings import AuxiliaryRows
+from envrl.rollout.random_play import random_query
 from envrl.types import Role, Trajectory, Transition
 
 
@@ -42,19 +42,20 @@ def probe_items(
     trajectories: Sequence[Trajectory],
     chat: ChatMarkup,
     prompt: PromptSettings,
-    auxiliary: AuxiliaryRows,
     *,
     count: int,
     rng: np.random.Generator,
     in_conversation: bool,
 ) -> list[ProbeItem]:
-    """Draws transitions that the auxiliary objectives would look at, and writes them down.
+    """Draws transitions of episodes and writes them down.
+
+    All transitions are drawn alike, whichever of them the objectives are trained on (``skip_terminal``,
+    ``skip_noops``): the same episodes, count and generator give the same questions.
 
     Args:
         trajectories: Episodes on held-out games, played by whomever; what was written in them is not read.
         chat: Markup.
         prompt: Wording.
-        auxiliary: Which transitions.
         count: Number of transitions; fewer if there are fewer.
         rng: Source of the draws.
         in_conversation: Ask for state prediction within the conversation so far; else as a question.
@@ -65,7 +66,6 @@ def probe_items(
         for trajectory in trajectories
         for number, transition in enumerate(trajectory.transitions)
         if transition.action is not None
-        and is_sp_target(transition, number + 1 == len(trajectory.transitions), auxiliary)
     ]
     picked = sorted(rng.choice(len(places), size=min(count, len(places)), replace=False).tolist())
     chosen = (places[n] for n in picked)
@@ -82,8 +82,7 @@ def _item(
 ) -> ProbeItem:
     transition = trajectory.transitions[number]
     assert transition.action is not None
-    others = [a for a in shown_actions(transition.observation) if a != transition.action]
-    other = others[int(rng.integers(len(others)))] if others else None
+    other = _another_action(trajectory, transition, rng)
     target = len(chat.encode(without_banner(transition.next_observation.text)))
     if in_conversation:
         rows = [_conversation(trajectory, number, action, chat, prompt) for action in (None, other)]
@@ -102,6 +101,16 @@ def _item(
         target,
         len(chat.encode(asked.target)) + 1,
     )
+
+
+def _another_action(trajectory: Trajectory, transition: Transition, rng: np.random.Generator) -> str | None:
+    """Another admissible action, a search with words of the task; None if there is none."""
+    task = task_of(trajectory.transitions[0].observation.text)
+    others = [a for a in shown_actions(transition.observation) if a != transition.action]
+    if not others:
+        return None
+    other = others[int(rng.integers(len(others)))]
+    return random_query(task, rng) if other == SEARCH_PLACEHOLDER and task else other
 
 
 def _question(

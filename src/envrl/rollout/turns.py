@@ -43,8 +43,8 @@ def overlong_penalty(transition: Transition, rollout: RolloutSettings) -> float:
     """What an answer's length costs: DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13).
 
     With limit L and buffer c, an answer of n tokens loses nothing for n <= L - c, then
-    ``(n - (L - c)) / c`` of ``rollout.overlong_penalty``, up to all of it at the limit. Here no answer is
-    longer than the limit. The paper takes it off a reward of ±1.
+    ``(n - (L - c)) / c`` of ``rollout.overlong_penalty``, up to all of it at the limit and
+    beyond. The paper takes it off a reward of ±1.
     """
     buffer, limit = rollout.overlong_buffer, rollout.overlong_limit
     if buffer == 0 or limit is None:
