@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -334,7 +335,7 @@ def config_from(*layers: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigFault: A key is unknown or a value impossible; the message names it.
     """
-    parser = run_parser("envrl", "")
+    parser = _silent_parser()
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, nested(layer))
@@ -345,6 +346,12 @@ def config_from(*layers: Mapping[str, Any]) -> RunConfig:
     except Exception as error:
         raise ConfigFault(f"the configuration is not valid: {_plain_error(error)}") from error
     return run_config(parser, parsed)
+
+
+@cache
+def _silent_parser() -> ArgumentParser:
+    """The parser of :func:`config_from`; made once, because that takes longer than parsing."""
+    return run_parser("envrl", "")
 
 
 def _plain_error(error: Exception) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -15,6 +15,7 @@ from envrl.errors import ConfigFault
 from envrl.experiments.plain import merge, nested
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
+M = TypeVar("M", bound=BaseModel)
 # An arm without changes is written `grpo:`, which YAML reads as null.
 Changes = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 
@@ -86,11 +87,7 @@ def load_study(path: Path) -> StudySettings:
     Raises:
         ConfigFault: The file is missing, is no YAML, extends itself, or has an unknown or missing key.
     """
-    content = _read(path, ())
-    try:
-        checked = _StudyFile.model_validate(content)
-    except ValidationError as error:
-        raise ConfigFault(f"{path}: {_first_complaint(error)}") from error
+    checked = checked_file(path, read_file(path), _StudyFile)
     return StudySettings(
         name=checked.name,
         arms=checked.arms,
@@ -101,8 +98,39 @@ def load_study(path: Path) -> StudySettings:
     )
 
 
-def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
-    """What a file says together with what it extends; ``below`` are the files that extend it."""
+def checked_file(path: Path, content: dict[str, Any], model: type[M], example: str = "quick.yaml") -> M:
+    """What a file says, as its model.
+
+    Args:
+        path: The file, for the message.
+        content: What :func:`read_file` gave.
+        model: The keys and their types.
+        example: Committed file that the message points to.
+
+    Raises:
+        ConfigFault: A key is unknown or missing, or a value is of another type.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigFault(f"{path}: {_first_complaint(error, model, example)}") from error
+
+
+def read_file(path: Path, foreign: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """What a file says together with what it ``extends``.
+
+    Args:
+        path: The file.
+        foreign: Keys that are not taken over from the extended files, because only those know them.
+
+    Raises:
+        ConfigFault: The file is missing, is no YAML, holds no mapping, or extends itself.
+    """
+    return _read(path, (), foreign)
+
+
+def _read(path: Path, below: tuple[Path, ...], foreign: frozenset[str]) -> dict[str, Any]:
+    """``below`` are the files that extend this one."""
     if path.resolve() in below:
         raise ConfigFault(f"the study file '{path}' extends itself, by way of others; break the circle")
     try:
@@ -122,19 +150,23 @@ def _read(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         return content
     if not isinstance(other, str):
         raise ConfigFault(f"{path}: 'extends' is {other!r}; give the name of one study file")
-    inherited = _read(path.parent / other, (*below, path.resolve()))
+    inherited = _read(path.parent / other, (*below, path.resolve()), foreign)
+    inherited = {key: value for key, value in inherited.items() if key not in foreign}
     base, changes = (found.get("base") or {} for found in (inherited, content))
     if not (isinstance(base, Mapping) and isinstance(changes, Mapping)):
         return inherited | content
     return inherited | content | {"base": merge(nested(base), nested(changes))}
 
 
-def _first_complaint(error: ValidationError) -> str:
+def _first_complaint(error: ValidationError, model: type[BaseModel], example: str) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    known = ", ".join(_StudyFile.model_fields)
+    if len(first["loc"]) == 1 and first["type"] in ("extra_forbidden", "missing"):
+        known = f"known keys: {', '.join(model.model_fields)}"
+    else:
+        known = f"see experiments/{example}"
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{place}'; known keys: {known}"
+        return f"unknown key '{place}'; {known}"
     if first["type"] == "missing":
-        return f"the key '{place}' is missing; known keys: {known}"
-    return f"'{place}' is {first['input']!r}: {first['msg']}; see experiments/quick.yaml"
+        return f"the key '{place}' is missing; {known}"
+    return f"'{place}' is {first['input']!r}: {first['msg']}; see experiments/{example}"

@@ -19,7 +19,8 @@ from envrl.experiments.console import interrupt, one_line
 from envrl.tracking.store import Store
 
 _POLL_S = 1.0
-_INTERRUPTED = 130
+INTERRUPTED = 130
+"""Exit code of a worker that was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,14 @@ def work(runs: list[PlannedRun], place: WorkPlace, jobs: int) -> Iterator[Ended 
     Raises:
         BrokenProcessPool: A worker was killed; what had ended by then was yielded.
     """
-    _limit_threads(max(r.config.train.threads for r in runs))
+    limit_threads(max(r.config.train.threads for r in runs))
     # spawn: a forked child would inherit torch's threads and MLflow's connections.
     pool = ProcessPoolExecutor(
-        min(jobs, len(runs)), mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent
+        min(jobs, len(runs)), mp_context=multiprocessing.get_context("spawn"), initializer=die_with_parent
     )
     futures: dict[Future[str | None], PlannedRun] = {}
     try:
-        with _interrupts_ignored():
+        with interrupts_ignored():
             for run in runs:
                 futures[pool.submit(_execute, run, place)] = run
         pending = set(futures)
@@ -90,7 +91,7 @@ def work(runs: list[PlannedRun], place: WorkPlace, jobs: int) -> Iterator[Ended 
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> None:
     """Set before the workers start: libraries read these when they are loaded."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -98,7 +99,7 @@ def _limit_threads(threads: int) -> None:
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
+def interrupts_ignored() -> Iterator[None]:
     """Processes started meanwhile never see Ctrl-C: the parent decides and sends SIGTERM."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -110,7 +111,7 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ends the worker when its parent is gone: left alone it would train on beside the next command."""
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -134,7 +135,7 @@ def _execute(run: PlannedRun, place: WorkPlace) -> str | None:
         )
     except KeyboardInterrupt:
         # Not raised: the pool would hand it to the parent and give this process the next run.
-        os._exit(_INTERRUPTED)
+        os._exit(INTERRUPTED)
     except EnvrlError as error:
         return one_line(error)
     except Exception as error:
