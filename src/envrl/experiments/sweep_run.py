@@ -138,7 +138,8 @@ def _work(
         running += [_start(settings, place) for _ in range(workers)]
         while running:
             time.sleep(_POLL_S)
-            _tell_new(study, told, settings, console)
+            with taking_turns(folder):  # a trial that is being put back looks failed for a moment
+                _tell_new(study, told, settings, console)
             for process in [p for p in running if not p.is_alive()]:
                 running.remove(process)
                 if process.exitcode == 0:
@@ -150,7 +151,7 @@ def _work(
                 crashes += 1
                 if crashes > _MOST_CRASHES:
                     raise EnvrlError(
-                        f"worker processes died {crashes} times (killed for memory?); fewer --workers may help. "
+                        f"worker processes died {crashes} times (killed for memory?); use fewer --workers. "
                         "Run the same command to go on"
                     )
                 say(console, "a worker process died; its trial goes on from its checkpoint")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import inspect
 import json
 import socket
@@ -216,13 +217,13 @@ def _made(place: str, made_by: type[Any], method: Method) -> Any:
         raise ConfigFault(
             f"{place} {method.kind} has no option '{unknown[0]}'; it has {', '.join(known) or 'none'}"
         )
+    # Optuna would find out at the second trial.
+    if method.kind == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise ConfigFault(
+            f"{place} cmaes needs the package cmaes, which is not installed; install it, or use tpe"
+        )
     try:
         return made_by(**method.options)
-    except ImportError as error:
-        raise ConfigFault(
-            f"{place} {method.kind} needs a package that is not installed ({error.name or method.kind}); "
-            "install it, or choose another kind"
-        ) from error
     except (TypeError, ValueError) as error:
         raise ConfigFault(f"{place} {method.kind}: {error}") from error
 
