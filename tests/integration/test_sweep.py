@@ -200,7 +200,8 @@ def iteration_of(folder: Path) -> int:
         return -1
 
 
-@pytest.mark.parametrize("stop", ["kill the worker", pytest.param("ctrl-c", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", ["kill the worker", "ctrl-c"])
 def test_a_trial_that_was_stopped_goes_on_from_its_checkpoint(stop: str, tmp_path: Path) -> None:
     import subprocess
 
