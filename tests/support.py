@@ -55,12 +55,18 @@ def game_texts() -> tuple[str, ...]:
 @cache
 def checkpoint() -> Path:
     """A random two-layer Qwen2 with a tokenizer trained on generated games, made once per session."""
-    tokenizer = train_tokenizer(game_texts(), vocabulary=400, phrases=60)
-    shape = TinyArchitecture(hidden=32, layers=2, heads=2, feed_forward=64, positions=512)
+    return _random_model(
+        train_tokenizer(game_texts(), vocabulary=400, phrases=60), positions=512, name="checkpoint"
+    )
+
+
+def _random_model(tokenizer: PreTrainedTokenizerFast, positions: int, name: str) -> Path:
+    """A random two-layer Qwen2 for the tokenizer, in a folder of that name."""
+    shape = TinyArchitecture(hidden=32, layers=2, heads=2, feed_forward=64, positions=positions)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_tiny(tokenizer, shape)
-    folder = _scratch() / "checkpoint"
+    folder = _scratch() / name
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -94,15 +100,7 @@ def chatml_tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
 @cache
 def chat_checkpoint() -> Path:
     """A random two-layer Qwen2 with the chat template of Qwen2.5-Instruct, in place of the hub's model."""
-    tokenizer = chatml_tokenizer()
-    shape = TinyArchitecture(hidden=32, layers=2, heads=2, feed_forward=64, positions=8192)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build_tiny(tokenizer, shape)
-    folder = _scratch() / "chat-checkpoint"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return _random_model(chatml_tokenizer(), positions=8192, name="chat-checkpoint")
 
 
 def word_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:

@@ -79,6 +79,8 @@ def test_only_the_action_differs_and_the_answer_stands_at_the_end(
         behind = next(n for n, (a, b) in enumerate(zip(rows[0][::-1], rows[1][::-1], strict=False)) if a != b)
         shared = min(same, *(len(row) - behind for row in rows))
         taken, other = (chat.decode(row[shared : len(row) - behind]) for row in rows)
+        assert taken.strip()
+        assert other.strip()
         assert any(taken.strip() in (t.action or "") for t in transitions)
         assert any(other.strip() in a for t in transitions for a in t.observation.admissible)
         asked = chat.decode(item.inverse[-item.action_tokens :])

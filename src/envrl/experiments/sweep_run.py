@@ -152,7 +152,7 @@ def _work(
                 if crashes > _MOST_CRASHES:
                     raise EnvrlError(
                         f"worker processes died {crashes} times (killed for memory?); use fewer --workers. "
-                        "help. Run the same command to go on"
+                        "Run the same command to go on"
                     )
                 say(console, "a worker process died; its trial goes on from its checkpoint")
                 running.append(_start(settings, place))
