@@ -49,6 +49,7 @@ def left_behind(folder: Path) -> list[str]:
 SETTINGS: list[tuple[dict[str, Any], list[str]]] = [
     ({"evaluation.games": 0}, ["evaluation.games is 0", "at least 1"]),
     ({"evaluation.every": 0}, ["evaluation.every is 0", "at least 1"]),
+    ({"evaluation.episodes": -1}, ["evaluation.episodes is -1", "0"]),
     ({"loss.sp.length": -3}, ["length is -3", ">= 0"]),
     ({"loss.id.length": 99}, ["loss.id.length is 99", "3 iterations"]),
     ({"loss.sp.weight": -1.0}, ["weight is -1.0", ">= 0"]),

@@ -19,6 +19,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers.logger import Logger
 
+from envrl.analysis.episodes import evaluated_iterations, read_episodes
 from envrl.envs.alfworld.engine import AlfworldEnv
 from envrl.envs.base import TextEnv
 from envrl.errors import ConfigFault, DataFault, EnvrlError, PolicyFault
@@ -79,6 +80,7 @@ class Seen:
     Attributes:
         metrics: (name, step) → value.
         transcripts: What the policy wrote at each evaluation.
+        kept: Number of episodes kept of each evaluation.
         saves: Number of checkpoints.
         weights: Trained weights at the end.
         record: Outcomes of all evaluations.
@@ -87,6 +89,7 @@ class Seen:
 
     metrics: dict[tuple[str, int], float] = field(default_factory=dict)
     transcripts: list[str] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
     saves: int = 0
     micro_batches: int = 0
     weights: dict[str, list[float]] = field(default_factory=dict)
@@ -167,6 +170,8 @@ def watch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
                 seen.model["threads"] = torch.get_num_threads()
             finally:
                 torch.set_num_threads(threads)
+        folder = place.folder(config.seed)
+        seen.kept = [len(list(read_episodes(folder, at))) for at in evaluated_iterations(folder)]
         seen.record = record.model_dump(include={"evaluations", "training_success", "panel_hash"})
         return seen
 
@@ -320,6 +325,7 @@ CASES: dict[str, Case] = {
     "evaluation.seed": Case(1, ("record",)),
     "evaluation.every": Case(2, ("record",)),
     "evaluation.dynamics": Case(5, ("record",)),
+    "evaluation.episodes": Case(3, ("kept",)),
 }
 ELSEWHERE = {
     "loss.stop.success_drop": "test_harm_is_what_the_limits_say",

@@ -145,6 +145,9 @@ class EvaluationSettings:
     dynamics: int = 64
     """Transitions of random play on the panel's games that the policy is asked about at every evaluation:
     what follows this action, which action led there; 0 asks nothing."""
+    episodes: int = 64
+    """Episodes of each evaluation that are kept whole, token by token, in the run's folder, spread evenly
+    over the panel; 0 keeps none."""
 
     def __post_init__(self) -> None:
         if self.games < 1:
@@ -153,6 +156,8 @@ class EvaluationSettings:
             raise ConfigFault(f"evaluation.every is {self.every}; use at least 1")
         if self.dynamics < 0:
             raise ConfigFault(f"evaluation.dynamics is {self.dynamics}; use 0 (nothing is asked) or more")
+        if self.episodes < 0:
+            raise ConfigFault(f"evaluation.episodes is {self.episodes}; use 0 (none are kept) or more")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 import yaml
 
+from envrl.analysis.episodes import episode_of, write_episodes
 from envrl.analysis.records import RunRecord, record_path, write_record, write_text_atomic
 from envrl.envs.pool import EnvPool
 from envrl.experiments.config import RunConfig
@@ -47,6 +48,7 @@ from envrl.training.callbacks import (
 )
 from envrl.training.module import EnvRLModule
 from envrl.training.progress import Progress
+from envrl.types import Trajectory
 
 ADAPTER = "adapter"
 _CHATTY_LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
@@ -220,16 +222,23 @@ class Runner:
         earlier = [e for e in self._record.evaluations if e.iteration < iteration]
         self._update(evaluations=(*earlier, with_dynamics(result.evaluation, known)))
         self._log_transcripts(result, iteration)
+        self._keep_episodes(result, iteration)
         return result.evaluation.success_rate
 
     def _log_transcripts(self, result: PanelResult, iteration: int) -> None:
-        count = self._config.train.transcripts
-        if count > 0:
-            sample = result.trajectories[:: max(1, len(result.trajectories) // count)][:count]
+        sample = _spread(result.trajectories, self._config.train.transcripts)
+        if sample:
             # Where answers hold more than the action, what was written is shown beside what was done.
             decode = self._parts.policy.chat.decode if self._config.prompt.form == "reasoned" else None
             text = transcripts(sample, f"After {iteration} iterations", decode)
             log_text(self._place.store, self._run_id, text, f"transcripts/iteration_{iteration:04d}.md")
+
+    def _keep_episodes(self, result: PanelResult, iteration: int) -> None:
+        sample = _spread(result.trajectories, self._config.evaluation.episodes)
+        if sample:
+            decode, arm, seed = self._parts.policy.chat.decode_all, self._place.arm, self._config.seed
+            told = (episode_of(t, decode, arm=arm, seed=seed, iteration=iteration) for t in sample)
+            write_episodes(self._folder, iteration, told)
 
     def _progress(self, progress: Progress) -> None:
         write_text_atomic(self._folder / "progress.json", json.dumps(asdict(progress)) + "\n")
@@ -255,6 +264,11 @@ class Runner:
         seconds = self._seconds_before + time.perf_counter() - self._started
         self._record = self._record.model_copy(update={**changes, "seconds": seconds})
         write_record(self._place.study_folder, self._record)
+
+
+def _spread(trajectories: Sequence[Trajectory], count: int) -> Sequence[Trajectory]:
+    """At most ``count`` of them, evenly spread."""
+    return trajectories[:: max(1, len(trajectories) // count)][:count] if count > 0 else ()
 
 
 @contextmanager

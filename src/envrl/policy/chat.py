@@ -74,6 +74,14 @@ class ChatMarkup:
         """Text of generated tokens without special tokens."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
+    def decode_all(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens, special tokens included, nothing tidied up."""
+        return str(
+            self.tokenizer.decode(
+                list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
     def opening(self, message: Message) -> TokenSpan:
         """A conversation's first user turn, up to where the assistant begins to write."""
         return span(self.encode(self._template([message], generate=True)), Role.PROMPT)
