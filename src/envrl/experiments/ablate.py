@@ -89,7 +89,7 @@ def _chosen(settings: StudySettings, options: argparse.Namespace) -> StudySettin
     if options.jobs is not None:
         settings = replace(settings, jobs=options.jobs)
     if options.seeds is not None:
-        settings = replace(settings, seeds=_numbers(options.seeds))
+        settings = replace(settings, seeds=_numbers(options.seeds), more_seeds={})
     if options.set:
         settings = replace(settings, base=merge(nested(settings.base), _assignments(options.set)))
     if options.arms is None:
@@ -99,7 +99,8 @@ def _chosen(settings: StudySettings, options: argparse.Namespace) -> StudySettin
         raise ConfigFault(f"unknown arm '{unknown[0]}'; the study has {', '.join(settings.arms)}")
     arms = {name: settings.arms[name] for name in settings.arms if name in wanted}
     baseline = settings.baseline if settings.baseline in arms else next(iter(arms))
-    return replace(settings, arms=arms, baseline=baseline)
+    more = {name: seeds for name, seeds in settings.more_seeds.items() if name in arms}
+    return replace(settings, arms=arms, baseline=baseline, more_seeds=more)
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +20,7 @@ from rich.table import Table
 from envrl.analysis.records import Evaluation, write_text_atomic
 from envrl.experiments.config import RunConfig, run_config, run_parser
 from envrl.experiments.console import guarded, parse_or_fault, share
+from envrl.experiments.plain import flat
 from envrl.experiments.resume import CHECKPOINT, completed_iterations, read_checkpoint
 from envrl.experiments.trained import trained_config
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         run = _run_folder(arguments)
         if run is not None:
-            parse_or_fault(lambda: parser.set_defaults(_flat(trained_config(run))))
+            parse_or_fault(lambda: parser.set_defaults(flat(trained_config(run))))
         parsed = parse_or_fault(lambda: parser.parse_args(arguments))
         for name in ("games", "split"):
             if (value := parsed.pop(name)) is not None:
@@ -64,15 +64,6 @@ def _run_folder(arguments: Sequence[str] | None) -> Path | None:
     finder.add_argument("--run", type=Path)
     found: Path | None = parse_or_fault(lambda: finder.parse_known_args(arguments)[0].run)
     return found
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 def evaluate(config: RunConfig, run: Path | None) -> tuple[Evaluation, str]:

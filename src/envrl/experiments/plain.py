@@ -29,6 +29,15 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
+def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in mapping.items():
+        name = f"{prefix}{key}"
+        result |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return result
+
+
 def as_plain(value: Any) -> Any:
     """A configuration as what YAML and JSON know."""
     if is_dataclass(value) and not isinstance(value, type):

@@ -53,19 +53,16 @@ class Study:
 def plan_study(settings: StudySettings, root: Path) -> Study:
     """Resolves all runs; an impossible configuration fails here, before any work.
 
-    Seeds come first and arms second, so that an interrupted study can already compare its arms.
-
     Raises:
         ConfigFault: A key or value of an arm is impossible, or the arms would have different panels.
     """
     runs = []
-    for seed in settings.seeds:
-        for arm, changes in settings.arms.items():
-            try:
-                config = config_from(settings.base, changes, {"seed": seed})
-            except ConfigFault as fault:
-                raise ConfigFault(f"arm '{arm}': {fault}") from fault
-            runs.append(PlannedRun(arm, config))
+    for arm, seed in settings.runs:
+        try:
+            config = config_from(settings.base, settings.arms[arm], {"seed": seed})
+        except ConfigFault as fault:
+            raise ConfigFault(f"arm '{arm}': {fault}") from fault
+        runs.append(PlannedRun(arm, config))
     _require_one_panel(runs)
     return Study(settings, tuple(runs), root / "studies" / settings.name)
 
@@ -191,7 +188,8 @@ def _parent_run(study: Study, store: Store, panel_hash: str) -> str:
     path, name = study.folder / "study.json", study.settings.name
     known = _known(path)
     config = study.runs[0].config
-    tags = {"env": config.env.name, "panel": panel_hash, "algorithm": "grpo", "study": name}
+    algorithms = sorted({run.config.loss.algorithm for run in study.runs})
+    tags = {"env": config.env.name, "panel": panel_hash, "algorithm": ", ".join(algorithms), "study": name}
     content = {
         "mlflow_run_id": None,
         "mlflow_uri": store.uri,

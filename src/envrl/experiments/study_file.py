@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,9 +13,10 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from envrl.errors import ConfigFault
-from envrl.experiments.plain import merge, nested
+from envrl.experiments.plain import flat, merge, nested
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
+_UNNAMED = "none"
 M = TypeVar("M", bound=BaseModel)
 # An arm without changes is written `grpo:`, which YAML reads as null.
 Changes = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
@@ -36,6 +38,18 @@ class StudySettings:
     """Runs at the same time, each with train.threads threads."""
     base: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the run configuration that differ from the defaults, for all arms."""
+    more_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Seeds that single arms run with beyond ``seeds``, by arm."""
+
+    @property
+    def runs(self) -> tuple[tuple[str, int], ...]:
+        """Arm and seed of every run. Seeds come first and arms second, so that an interrupted study can
+        already compare its arms."""
+        common = [(arm, seed) for seed in self.seeds for arm in self.arms]
+        further = sorted({seed for seeds in self.more_seeds.values() for seed in seeds})
+        return tuple(
+            common + [(arm, s) for s in further for arm in self.arms if s in self.more_seeds.get(arm, ())]
+        )
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.arms):
@@ -48,6 +62,14 @@ class StudySettings:
             )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ConfigFault(f"seeds are {list(self.seeds)}; give different numbers >= 0")
+        for arm, seeds in self.more_seeds.items():
+            if arm not in self.arms:
+                raise ConfigFault(f"more_seeds names '{arm}', which is none of {', '.join(self.arms)}")
+            if len({*self.seeds, *seeds}) != len(self.seeds) + len(seeds) or min(seeds, default=0) < 0:
+                raise ConfigFault(
+                    f"more_seeds of '{arm}' are {list(seeds)}; give numbers >= 0, once each, that are not "
+                    f"among the seeds {list(self.seeds)} of all arms"
+                )
         if self.jobs < 1:
             raise ConfigFault(f"jobs is {self.jobs}; use at least 1")
 
@@ -58,9 +80,11 @@ class _StudyFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str
-    arms: dict[str, Changes]
+    arms: dict[str, Changes] = {}
+    factors: dict[str, dict[str, Changes]] = {}
     baseline: str
     seeds: list[int] = [0, 1]
+    more_seeds: dict[str, list[int]] = {}
     jobs: int = 1
     base: Changes = {}
     extends: str | None = None
@@ -82,7 +106,7 @@ def load_study(path: Path) -> StudySettings:
     """Reads a study file, and the one it ``extends``, if it does.
 
     ``extends: other.yaml``, seen from the file's own folder, gives every key that the file leaves out. The
-    two ``base`` are merged key by key; ``arms`` that are given replace all arms.
+    two ``base`` are merged key by key; ``arms`` or ``factors`` that are given replace all arms.
 
     Raises:
         ConfigFault: The file is missing, is no YAML, extends itself, or has an unknown or missing key.
@@ -90,12 +114,67 @@ def load_study(path: Path) -> StudySettings:
     checked = checked_file(path, read_file(path), _StudyFile)
     return StudySettings(
         name=checked.name,
-        arms=checked.arms,
+        arms=_all_arms(path, checked),
         baseline=checked.baseline,
         seeds=tuple(checked.seeds),
         jobs=checked.jobs,
         base=checked.base,
+        more_seeds={arm: tuple(seeds) for arm, seeds in checked.more_seeds.items()},
     )
+
+
+def _all_arms(path: Path, checked: _StudyFile) -> dict[str, Mapping[str, Any]]:
+    """The arms that are named, then those that cross the factors."""
+    arms: dict[str, Mapping[str, Any]] = dict(checked.arms)
+    if not checked.factors:
+        return arms
+    for name, changes in crossed(checked.factors).items():
+        if name in arms:
+            raise ConfigFault(f"{path}: '{name}' is an arm and a combination of factors; rename the arm")
+        arms[name] = changes
+    return arms
+
+
+def crossed(factors: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
+    """Every combination of one level of each factor, the last factor varying fastest.
+
+    An arm is named after its levels, joined by ``+``; levels called ``none`` are left out of the name.
+
+    Args:
+        factors: Factor → level → the keys that the level changes.
+
+    Raises:
+        ConfigFault: A factor has no level, two combinations have one name, or two factors change one key.
+    """
+    for name, levels in factors.items():
+        if not levels:
+            raise ConfigFault(f"the factor '{name}' has no levels; give at least one, or remove it")
+    arms: dict[str, Mapping[str, Any]] = {}
+    for combination in product(*(factor.items() for factor in factors.values())):
+        _refuse_overlap(tuple(factors), [level for _, level in combination])
+        name = "+".join(called for called, _ in combination if called != _UNNAMED) or _UNNAMED
+        if name in arms:
+            raise ConfigFault(f"two combinations of the factors are called '{name}'; rename a level")
+        changes: dict[str, Any] = {}
+        for _, more in combination:
+            changes = merge(changes, nested(more))
+        arms[name] = changes
+    return arms
+
+
+def _refuse_overlap(names: Sequence[str], levels: Sequence[Mapping[str, Any]]) -> None:
+    """Merging would let one factor silently win over another."""
+    seen: dict[str, str] = {}
+    for factor, changes in zip(names, levels, strict=True):
+        for key in flat(nested(changes)):
+            for other, owner in seen.items():
+                outer, inner = sorted((key, other), key=len)
+                if owner != factor and f"{inner}.".startswith(f"{outer}."):
+                    raise ConfigFault(
+                        f"the factors '{owner}' and '{factor}' both change {outer}, and one would win "
+                        "silently; let one factor change it"
+                    )
+            seen[key] = factor
 
 
 def checked_file(path: Path, content: dict[str, Any], model: type[M], example: str = "quick.yaml") -> M:
@@ -151,7 +230,9 @@ def _read(path: Path, below: tuple[Path, ...], foreign: frozenset[str]) -> dict[
     if not isinstance(other, str):
         raise ConfigFault(f"{path}: 'extends' is {other!r}; give the name of one study file")
     inherited = _read(path.parent / other, (*below, path.resolve()), foreign)
-    inherited = {key: value for key, value in inherited.items() if key not in foreign}
+    own_arms = {"arms", "factors"} & content.keys()
+    left_out = foreign | ({"arms", "factors", "more_seeds"} if own_arms else frozenset())
+    inherited = {key: value for key, value in inherited.items() if key not in left_out}
     base, changes = (found.get("base") or {} for found in (inherited, content))
     if not (isinstance(base, Mapping) and isinstance(changes, Mapping)):
         return inherited | content
