@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from envrl.analysis.statistics import bootstrap_interval
 from envrl.analysis.summary import CurvePoint, StudySummary
@@ -164,6 +165,7 @@ def _draw(axes: Axes, curves: Sequence[ArmCurve]) -> None:
             markersize=4,
             label=f"{curve.arm} ({curve.seeds} seed{'s' if curve.seeds != 1 else ''})",
         )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -1,4 +1,4 @@
-"""The report of a study: ``results.json``, ``report.md``, curves as PNG, and a table on the console."""
+"""The report of a study: ``results.json``, ``report.md``, ``report.html``, PNG curves, a console table."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from envrl.analysis.curves import (
     plot_family_curves,
     save_png,
 )
+from envrl.analysis.format import FILTERS, p_value, percent, signed
+from envrl.analysis.page import Tracking, write_page
 from envrl.analysis.records import RunRecord, write_text_atomic
 from envrl.analysis.statistics import RESAMPLES, Comparison, Estimate
 from envrl.analysis.summary import ArmSummary, StudySummary, summarise
@@ -33,20 +35,27 @@ class ReportPaths:
 
     results: Path
     report: Path
+    page: Path
     curves: Path
     family_curves: Path
 
 
 def write_report(
-    study_folder: Path, records: Sequence[RunRecord], baseline: str, title: str | None = None
+    study_folder: Path,
+    records: Sequence[RunRecord],
+    baseline: str,
+    title: str | None = None,
+    tracking: Tracking | None = None,
 ) -> ReportPaths:
     """Writes the report of a study into its folder; the same records give the same numbers.
 
     Args:
-        study_folder: Gets ``results.json``, ``report.md``, ``curves.png`` and ``curves_by_family.png``.
+        study_folder: Gets ``results.json``, ``report.md``, ``report.html``, ``curves.png`` and
+            ``curves_by_family.png``.
         records: What :func:`envrl.analysis.records.load_records` returns.
         baseline: Arm the others are compared with.
         title: Heading, by default the folder's name.
+        tracking: Where MLflow keeps the runs, for the links of ``report.html``.
 
     Raises:
         DataFault: There is nothing to report (see :func:`envrl.analysis.summary.summarise`) or the
@@ -57,6 +66,7 @@ def write_report(
     paths = ReportPaths(
         results=study_folder / "results.json",
         report=study_folder / "report.md",
+        page=study_folder / "report.html",
         curves=study_folder / "curves.png",
         family_curves=study_folder / "curves_by_family.png",
     )
@@ -65,6 +75,7 @@ def write_report(
     results = json.dumps(results_document(summary), indent=1, ensure_ascii=False, allow_nan=False)
     write_text_atomic(paths.results, results + "\n")
     write_text_atomic(paths.report, _markdown(summary, title, paths))
+    write_page(paths.page, summary, records, title, tracking)
     return paths
 
 
@@ -93,11 +104,11 @@ def print_summary(summary: StudySummary, console: Console | None = None) -> None
         table.add_row(
             Text(arm.name),
             str(len(arm.seeds)),
-            _percent(arm.initial.value),
-            _percent(arm.final.value),
-            f"{_percent(arm.final.low)}–{_percent(arm.final.high)}",
-            _signed(against.difference.value) if against else "–",
-            _p_value(against.p_value) if against else "–",
+            percent(arm.initial.value),
+            percent(arm.final.value),
+            f"{percent(arm.final.low)}–{percent(arm.final.high)}",
+            signed(against.difference.value) if against else "–",
+            p_value(against.p_value) if against else "–",
             "never" if arm.iterations_to_baseline is None else str(arm.iterations_to_baseline),
             f"{arm.seconds:.0f}",
         )
@@ -161,10 +172,7 @@ def _markdown(summary: StudySummary, title: str, paths: ReportPaths) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(
-        cell=_cell, percent=_percent, signed=_signed, interval=_interval,
-        signed_interval=_signed_interval, p_value=_p_value,
-    )  # fmt: skip
+    environment.filters.update(FILTERS, cell=_cell)
     return environment.get_template("report.md.j2").render(
         summary=summary,
         title=title,
@@ -188,23 +196,3 @@ def _ends(estimate: Estimate) -> list[float]:
 def _cell(text: str) -> str:
     """A text that can't break out of a table cell or a line."""
     return " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|")
-
-
-def _percent(value: float) -> str:
-    return f"{100.0 * value:.1f}"
-
-
-def _signed(value: float) -> str:
-    return f"{100.0 * value:+.1f}"
-
-
-def _interval(estimate: Estimate) -> str:
-    return f"[{_percent(estimate.low)}, {_percent(estimate.high)}]"
-
-
-def _signed_interval(estimate: Estimate) -> str:
-    return f"[{_signed(estimate.low)}, {_signed(estimate.high)}]"
-
-
-def _p_value(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "<.001"

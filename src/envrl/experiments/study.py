@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from envrl.analysis.page import Tracking
 from envrl.analysis.records import RunRecord, load_record, record_path, write_text_atomic
 from envrl.analysis.report import ReportPaths, print_summary, write_report
 from envrl.analysis.summary import summarise
@@ -171,15 +172,16 @@ def report_study(
     Raises:
         DataFault: No run is finished.
     """
-    paths = write_report(study.folder, records, study.settings.baseline, study.settings.name)
-    for path in (paths.results, paths.report, paths.curves, paths.family_curves):
+    settings, tracking = study.settings, Tracking(store.uri, parent)
+    paths = write_report(study.folder, records, settings.baseline, settings.name, tracking)
+    for path in (paths.results, paths.report, paths.page, paths.curves, paths.family_curves):
         log_artifact(store, parent, path)
     print_summary(summarise(records, study.settings.baseline), console)
     _print_paths(paths, console)
 
 
 def _print_paths(paths: ReportPaths, console: Console) -> None:
-    for path in (paths.report, paths.curves, paths.results):
+    for path in (paths.page, paths.report, paths.curves, paths.results):
         say(console, f"  {path}")
 
 
