@@ -84,6 +84,7 @@ def test_the_command_ends_well_and_says_what_matters(finished: FinishedStudy) ->
     )
     assert any(line.startswith("grpo ") for line in lines), "the table has a row for each arm"
     assert f"  {finished.folder / 'report.md'}" in lines
+    assert f"  {finished.folder / 'report.html'}" in lines
     assert all(ord(c) >= 32 or c == "\n" for c in finished.done.stdout), "no control characters in a pipe"
 
 
@@ -129,7 +130,8 @@ def test_mlflow_holds_one_parent_and_one_child_for_each_run(finished: FinishedSt
     assert [(r.data.tags["arm"], r.data.tags["seed"]) for r in children] == [("both", "0"), ("grpo", "0")]
     assert children[0].data.params["loss.id.weight"] == "0.2"
     assert artifacts(finished.root, parent) == {
-        "curves.png", "curves_by_family.png", "environment.yaml", "report.md", "results.json", "study.json",
+        "curves.png", "curves_by_family.png", "environment.yaml", "report.html", "report.md", "results.json",
+            "study.json",
     }  # fmt: skip
 
 

@@ -158,6 +158,63 @@ def compare(
     )
 
 
+def difference_interval(
+    arm: Outcomes,
+    baseline: Outcomes,
+    rng: np.random.Generator,
+    *,
+    same_games: bool,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """Difference of two arms that need not have a seed in common, with its two-level percentile interval.
+
+    The seeds of each arm are drawn with replacement, apart from each other; games are drawn once for both
+    where the arms played the same ones, apart from each other where they did not.
+
+    Args:
+        arm: ``[seeds games]``.
+        baseline: ``[seeds games]``; the same games in the same order if ``same_games``.
+        rng: Source of the resamples.
+        same_games: Both matrices have the same columns.
+        resamples: Number of resamples.
+        level: Share of resamples inside the interval.
+
+    Raises:
+        ValueError: A matrix is empty, or ``same_games`` and the numbers of games differ.
+    """
+    if arm.size == 0 or baseline.size == 0 or (same_games and arm.shape[1] != baseline.shape[1]):
+        raise ValueError(f"these shapes can't be compared: {arm.shape} and {baseline.shape}")
+
+    def drawn(count: int) -> NDArray[np.int64]:
+        return rng.multinomial(count, np.full(count, 1.0 / count), size=resamples)
+
+    def means(values: Outcomes, games: NDArray[np.int64]) -> NDArray[np.float64]:
+        sums = np.einsum("bs,sg,bg->b", drawn(values.shape[0]), values, games, optimize=True)
+        return np.asarray(sums / values.size, dtype=np.float64)
+
+    games = drawn(arm.shape[1])
+    others = games if same_games else drawn(baseline.shape[1])
+    differences = means(arm, games) - means(baseline, others)
+    tail = (1.0 - level) / 2.0
+    low, high = np.quantile(differences, [tail, 1.0 - tail])
+    return Estimate(float(arm.mean() - baseline.mean()), float(low), float(high))
+
+
+def per_game_p_value(
+    arm: Outcomes, baseline: Outcomes, rng: np.random.Generator, resamples: int = 9999
+) -> float:
+    """Two-sided p of no difference on the same games, whatever the seeds: sign flips of per-game differences.
+
+    Args:
+        arm: ``[seeds games]``.
+        baseline: ``[seeds games]``, the same games in the same order; other seeds are allowed.
+        rng: Source of the sign flips.
+        resamples: Sign flips drawn; all of them are tried where that is fewer.
+    """
+    return _sign_flip_p_value(arm.mean(axis=0) - baseline.mean(axis=0), rng, resamples)
+
+
 def probability_of_improvement(
     arm: NDArray[np.float64],
     baseline: NDArray[np.float64],

@@ -105,7 +105,7 @@ class StudySummary:
 
 
 @dataclass(frozen=True, slots=True)
-class _Arm:
+class ArmRuns:
     """Finished runs of one arm, cut to the iterations they share."""
 
     name: str
@@ -116,9 +116,16 @@ class _Arm:
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """In the order of the records."""
         return tuple(record.seed for record in self.records)
 
+    @property
+    def last(self) -> int:
+        """The last iteration that all seeds evaluated."""
+        return self.iterations[-1]
+
     def evaluations(self, iteration: int) -> list[Evaluation]:
+        """Of every seed, after so many iterations."""
         return [e for record in self.records for e in record.evaluations if e.iteration == iteration]
 
     def outcomes(self, iteration: int, what: str = "won", seeds: Sequence[int] | None = None) -> Outcomes:
@@ -150,7 +157,7 @@ def summarise(records: Sequence[RunRecord], baseline: str, seed: int = 0) -> Stu
     finished = [record for record in records if record.status == "finished"]
     panel_hash = _same_panel(finished)
     arms = [
-        _arm(name, [r for r in finished if r.arm == name])
+        arm_runs(name, [r for r in finished if r.arm == name])
         for name in names
         if name in {r.arm for r in finished}
     ]
@@ -175,7 +182,7 @@ def differing_config(records: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
     """Settings with one value within each arm and not the same value in all arms."""
     values: dict[str, dict[str, set[str]]] = {}
     names = arms_in_order(records)
-    flat = [(record.arm, _flatten(record.config)) for record in records]
+    flat = [(record.arm, flatten(record.config)) for record in records]
     for key in sorted({key for _, config in flat for key in config}):
         values[key] = {name: {c.get(key, "–") for arm, c in flat if arm == name} for name in names}
     return {
@@ -206,7 +213,7 @@ def _why_missing(record: RunRecord) -> str:
     return place + f"failed ({reason[:_REASON_CHARACTERS]})"
 
 
-def _uneven(arms: Sequence[_Arm]) -> list[str]:
+def _uneven(arms: Sequence[ArmRuns]) -> list[str]:
     """A sentence for each arm that ends early; its final success is compared all the same."""
     longest = max(arm.iterations[-1] for arm in arms)
     return [
@@ -216,8 +223,16 @@ def _uneven(arms: Sequence[_Arm]) -> list[str]:
     ]
 
 
-def _arm(name: str, records: Sequence[RunRecord]) -> _Arm:
-    """Checks that every evaluation has the same games and keeps the iterations all seeds share."""
+def arm_runs(name: str, records: Sequence[RunRecord]) -> ArmRuns:
+    """Checks that every evaluation has the same games and keeps the iterations all seeds share.
+
+    Args:
+        name: The arm.
+        records: Its finished runs, at least one.
+
+    Raises:
+        DataFault: The runs share no evaluated iteration, or were evaluated on different games.
+    """
     shared = set.intersection(*({e.iteration for e in record.evaluations} for record in records))
     if not shared:
         raise DataFault(f"the finished runs of arm {name!r} share no evaluated iteration; run them anew")
@@ -231,19 +246,19 @@ def _arm(name: str, records: Sequence[RunRecord]) -> _Arm:
                     "games are not those of the panel; run that seed anew"
                 )
     games = tuple(sorted(panel))
-    return _Arm(name, tuple(records), tuple(sorted(shared)), games, tuple(panel[game] for game in games))
+    return ArmRuns(name, tuple(records), tuple(sorted(shared)), games, tuple(panel[game] for game in games))
 
 
-def _summaries(arms: Sequence[_Arm], baseline: str, seed: int) -> list[ArmSummary]:
+def _summaries(arms: Sequence[ArmRuns], baseline: str, seed: int) -> list[ArmSummary]:
     panels = {arm.game_ids for arm in arms}
     if len(panels) > 1:
         raise DataFault("the arms have the same panel hash and different games; run the study anew")
-    curves = {arm.name: _curve(arm, None, seed) for arm in arms}
+    curves = {arm.name: success_curve(arm, None, seed) for arm in arms}
     goal = curves[baseline][-1].success.value if baseline in curves else None
     return [_summary(arm, curves[arm.name], goal, seed) for arm in arms]
 
 
-def _summary(arm: _Arm, curve: tuple[CurvePoint, ...], goal: float | None, seed: int) -> ArmSummary:
+def _summary(arm: ArmRuns, curve: tuple[CurvePoint, ...], goal: float | None, seed: int) -> ArmSummary:
     last, first = arm.iterations[-1], arm.iterations[0]
     won = arm.outcomes(last)
     reached = None
@@ -254,7 +269,7 @@ def _summary(arm: _Arm, curve: tuple[CurvePoint, ...], goal: float | None, seed:
         seeds=arm.seeds,
         games=len(arm.game_ids),
         curve=curve,
-        family_curves={family: _curve(arm, family, seed) for family in sorted(set(arm.families))},
+        family_curves={family: success_curve(arm, family, seed) for family in sorted(set(arm.families))},
         gain=bootstrap_interval(won - arm.outcomes(first), generator(seed, "gain", arm.name)),
         area=bootstrap_interval(_over_training(arm), generator(seed, "area", arm.name)),
         dynamics=_dynamics(arm),
@@ -267,13 +282,13 @@ def _summary(arm: _Arm, curve: tuple[CurvePoint, ...], goal: float | None, seed:
     )
 
 
-def _over_training(arm: _Arm) -> Outcomes:
+def _over_training(arm: ArmRuns) -> Outcomes:
     """``[seeds games]``: share of training, evaluation by evaluation, in which each game was won."""
     values = np.stack([arm.outcomes(iteration) for iteration in arm.iterations])
     return np.tensordot(area_weights(arm.iterations), values, axes=1)
 
 
-def _dynamics(arm: _Arm) -> dict[str, tuple[float, float]]:
+def _dynamics(arm: ArmRuns) -> dict[str, tuple[float, float]]:
     """What all seeds measured at both ends, means over seeds."""
     ends = [arm.evaluations(arm.iterations[0]), arm.evaluations(arm.iterations[-1])]
     names = set.intersection(*(set(e.dynamics) for end in ends for e in end))
@@ -283,7 +298,8 @@ def _dynamics(arm: _Arm) -> dict[str, tuple[float, float]]:
     }
 
 
-def _curve(arm: _Arm, family: str | None, seed: int) -> tuple[CurvePoint, ...]:
+def success_curve(arm: ArmRuns, family: str | None, seed: int) -> tuple[CurvePoint, ...]:
+    """Success after every shared iteration, on all games or on those of one task type."""
     chosen = np.asarray([family is None or name == family for name in arm.families])
     # One path of seeds for all iterations and arms: points differ by outcomes, not by resampling noise.
     return tuple(
@@ -292,7 +308,7 @@ def _curve(arm: _Arm, family: str | None, seed: int) -> tuple[CurvePoint, ...]:
     )
 
 
-def _compare(arm: _Arm, base: _Arm, seeds: Sequence[int], seed: int) -> Comparison:
+def _compare(arm: ArmRuns, base: ArmRuns, seeds: Sequence[int], seed: int) -> Comparison:
     return compare(
         arm.outcomes(arm.iterations[-1], seeds=seeds),
         base.outcomes(base.iterations[-1], seeds=seeds),
@@ -301,11 +317,11 @@ def _compare(arm: _Arm, base: _Arm, seeds: Sequence[int], seed: int) -> Comparis
     )
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
+def flatten(value: Any, prefix: str = "") -> dict[str, str]:
     """Nested mappings as dotted keys with values as text."""
     if not isinstance(value, Mapping) or not value:
         return {prefix: str(value)} if prefix else {}
     flat: dict[str, str] = {}
     for key, item in value.items():
-        flat.update(_flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+        flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
     return flat
