@@ -56,7 +56,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a key of the base to change for all arms, e.g. --set train.iterations=3; can be repeated",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the runs and the time they take, and stop"
+    )
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="as --dry-run, and time three iterations of each arm of which no run is finished",
+    )
     parser.add_argument(
         "--print_config", action="store_true", help="print the resolved configuration of every arm and stop"
     )
@@ -74,8 +81,11 @@ def _command(options: argparse.Namespace) -> int:
         for run in study.runs:
             first.setdefault(run.arm, as_plain(run.config))
         print(yaml.safe_dump(first, sort_keys=False), end="")
-    elif options.dry_run:
+    elif options.dry_run or options.estimate:
+        from envrl.experiments.estimate import describe_time
+
         describe(study, console)
+        describe_time(study, options.estimate, console)
     else:
         records = run_study(study, options.root, console)
         return 0 if all(r.status == "finished" for r in records) else 1
