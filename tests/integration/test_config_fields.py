@@ -157,8 +157,8 @@ def watch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             patch.setattr(runner, "lightning_logger", lambda *_: ListLogger(seen))
             patch.setattr(runner, "log_metrics", lambda _s, _r, metrics, at: keep(seen, metrics, at))
             patch.setattr(runner, "log_text", lambda _s, _r, text, _n: seen.transcripts.append(text))
-            for name in ("log_artifact", "log_config", "log_environment"):
-                patch.setattr(runner, name, lambda *_: None)
+            for name in ("log_artifact", "log_config", "log_datasets", "log_environment", "log_episodes"):
+                patch.setattr(runner, name, lambda *_, **__: None)
             patch.setattr(runner.Runner, "_fit", fit_with_eyes)
             patch.setattr(runner.L.Trainer, "save_checkpoint", save_with_count)
             patch.setattr(runner.EnvRLModule, "training_step", step_with_count)

@@ -178,7 +178,7 @@ class TrainSettings:
     checkpoint_every: int = 1
     """Iterations between checkpoints; at most this many iterations are lost to a crash."""
     transcripts: int = 4
-    """Episodes per evaluation kept as readable transcripts."""
+    """Episodes per evaluation kept as readable transcripts and as traces in MLflow."""
 
     def __post_init__(self) -> None:
         for name in ("iterations", "threads", "checkpoint_every"):

@@ -20,6 +20,7 @@ from envrl.analysis.records import RunRecord, record_path, write_record, write_t
 from envrl.envs.pool import EnvPool
 from envrl.experiments.config import RunConfig
 from envrl.experiments.console import one_line
+from envrl.experiments.datasets import datasets_of
 from envrl.experiments.dynamics import DynamicsProbe, with_dynamics
 from envrl.experiments.evaluation import PanelResult, play_panel
 from envrl.experiments.games import GameSets
@@ -33,7 +34,9 @@ from envrl.tracking.runs import (
     lightning_logger,
     log_artifact,
     log_config,
+    log_datasets,
     log_environment,
+    log_episodes,
     log_metrics,
     log_text,
     run_context,
@@ -150,7 +153,9 @@ class Runner:
             "panel": self._parts.games.panel.panel_hash,
         }
         place, name = self._place, self._place.run_name(self._config.seed)
-        context = run_context(place.store, place.experiment, name, place.parent_id, tags, run_id)
+        context = run_context(
+            place.store, place.experiment, name, place.parent_id, tags, run_id, self._folder
+        )
         try:
             with context as self._run_id:
                 self._update(mlflow_run_id=self._run_id)
@@ -232,6 +237,15 @@ class Runner:
             decode = self._parts.policy.chat.decode if self._config.prompt.form == "reasoned" else None
             text = transcripts(sample, f"After {iteration} iterations", decode)
             log_text(self._place.store, self._run_id, text, f"transcripts/iteration_{iteration:04d}.md")
+            log_episodes(
+                self._place.store,
+                self._run_id,
+                sample,
+                self._parts.policy.chat.decode_all,
+                arm=self._place.arm,
+                seed=self._config.seed,
+                iteration=iteration,
+            )
 
     def _keep_episodes(self, result: PanelResult, iteration: int) -> None:
         sample = _spread(result.trajectories, self._config.evaluation.episodes)
@@ -253,6 +267,7 @@ class Runner:
         panel = self._folder / "panel.json"
         self._parts.games.panel.save(panel)
         log_artifact(store, self._run_id, panel)
+        log_datasets(store, self._run_id, *datasets_of(self._parts.games))
 
     def _log_endings(self) -> None:
         adapter = self._folder / ADAPTER

@@ -20,10 +20,12 @@ from envrl.envs.panels import Panel
 from envrl.errors import ConfigFault, DataFault, EnvrlError
 from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.console import clock, say
+from envrl.experiments.deliver import deliver_left
 from envrl.experiments.display import StudyDisplay
 from envrl.experiments.games import GameSets
 from envrl.experiments.plain import as_plain
 from envrl.experiments.preflight import preflight
+from envrl.experiments.register import register_best
 from envrl.experiments.resume import alone, existing_record
 from envrl.experiments.study_file import StudySettings
 from envrl.experiments.workers import PlannedRun, WorkPlace, work
@@ -105,19 +107,21 @@ def run_study(study: Study, root: Path, console: Console) -> tuple[RunRecord, ..
     panel = _check(study, console)
     store = open_store(root)
     with alone(study.folder):
+        deliver_left(study.folder, console)
         parent = _parent_run(study, store, panel.panel_hash)
         status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
         try:
             failed = _run_all(study, WorkPlace(study.folder, study.settings.name, store, parent), console)
             records = _records(study, panel.panel_hash, failed)
             report_study(study, store, parent, records, console)
+            register_best(study.folder, study.settings.name, store, records, console)
             status = "FAILED" if failed else "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
             finish_study(store, parent, status)
-    say(console, f"all runs: mlflow ui --backend-store-uri {store.uri}")
+    say(console, f"all runs: {store.look}")
     say(console, f"{clock(time.perf_counter() - started)} in all")
     return records
 
@@ -204,7 +208,7 @@ def _parent_run(study: Study, store: Store, panel_hash: str) -> str:
         run_id = known.get("mlflow_run_id") or find_run(store, name, name)
     else:
         write_text_atomic(path, json.dumps(content, indent=1) + "\n")
-    parent = start_study(store, name, name, tags, run_id)
+    parent = start_study(store, name, name, tags, run_id, study.folder)
     write_text_atomic(path, json.dumps(content | {"mlflow_run_id": parent}, indent=1) + "\n")
     log_environment(store, parent)
     log_artifact(store, parent, path)

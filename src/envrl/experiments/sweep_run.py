@@ -18,6 +18,7 @@ from rich.console import Console
 from envrl.analysis.records import write_text_atomic
 from envrl.errors import DataFault, EnvrlError
 from envrl.experiments.console import clock, say
+from envrl.experiments.deliver import deliver_left
 from envrl.experiments.plain import as_plain
 from envrl.experiments.preflight import preflight
 from envrl.experiments.sweep_file import SweepSettings
@@ -73,6 +74,7 @@ def run_sweep(
         f"sweep {settings.name}: {settings.most_trials} trials of {len(settings.seeds)} runs, "
         f"panel of {len(games.panel.games)} games ({games.panel.panel_hash}), {workers} at a time",
     )
+    deliver_left(folder, console)
     parent = _parent_run(settings, folder, store, games.panel.panel_hash)
     place = SweepPlace(WorkPlace(folder, settings.name, store, parent), storage)
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
@@ -91,7 +93,7 @@ def run_sweep(
         status = "FAILED" if failed else "FINISHED"
     finally:
         finish_study(store, parent, status)
-    say(console, f"all runs: mlflow ui --backend-store-uri {store.uri}")
+    say(console, f"all runs: {store.look}")
     say(console, f"{clock(time.perf_counter() - started)} in all")
     return failed
 
@@ -100,7 +102,8 @@ def _parent_run(settings: SweepSettings, folder: Path, store: Store, panel_hash:
     """MLflow run of the sweep, the old one if it goes on."""
     path = folder / "sweep.json"
     tags = {"panel": panel_hash, "study": settings.name, "kind": "sweep"}
-    parent = start_study(store, settings.name, settings.name, tags, _known_parent(path, settings.name, store))
+    known = _known_parent(path, settings.name, store)
+    parent = start_study(store, settings.name, settings.name, tags, known, folder)
     content = {"mlflow_run_id": parent, "mlflow_uri": store.uri, "sweep": as_plain(settings)}
     write_text_atomic(path, json.dumps(content, indent=1) + "\n")
     log_environment(store, parent)

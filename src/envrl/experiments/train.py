@@ -25,6 +25,7 @@ from envrl.experiments.console import (
     say,
     share,
 )
+from envrl.experiments.deliver import deliver_left
 from envrl.experiments.resume import existing_record
 from envrl.experiments.study_file import require_folder_name
 
@@ -56,13 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         console = Console()
         place = RunPlace(root / "studies" / name, name, ARM, open_store(root))
+        deliver_left(place.study_folder, console)
         known = existing_record(record_path(place.study_folder, ARM, config.seed), config)
         if known is not None and known.status == "finished":
             say(console, "this run was finished before; choose another --name or --seed to train another")
         record = execute_run(config, place, progress_printer(f"seed {config.seed}", console))
         _report(record, console)
         say(console, f"files: {place.folder(config.seed)}")
-        say(console, f"all runs: mlflow ui --backend-store-uri {place.store.uri}")
+        say(console, f"all runs: {place.store.look}")
         return 0
 
     return guarded(command, GO_ON)

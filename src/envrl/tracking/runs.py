@@ -6,18 +6,34 @@ A run is known by its id; opening it again continues it, so that a resumed run i
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import yaml
+from typing import TYPE_CHECKING, Literal
 
 from envrl.errors import DataFault
+from envrl.tracking.delivery import is_away
 from envrl.tracking.environment import environment_versions, git_commit
-from envrl.tracking.metrics import check_name
+from envrl.tracking.journal import journal_path, journals_below
+from envrl.tracking.logs import (
+    log_artifact,
+    log_config,
+    log_datasets,
+    log_environment,
+    log_episodes,
+    log_metrics,
+    log_text,
+)
+from envrl.tracking.outbox import (
+    Outbox,
+    close_outbox,
+    deliver,
+    now_ms,
+    open_outbox,
+    outbox,
+    unsent_folder,
+)
 from envrl.tracking.store import (
     DEFAULT_ROOT,
     URI_VARIABLE,
@@ -36,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_ROOT",
     "Store",
+    "deliver_below",
     "environment_versions",
     "find_run",
     "finish_study",
@@ -43,23 +60,30 @@ __all__ = [
     "lightning_logger",
     "log_artifact",
     "log_config",
+    "log_datasets",
     "log_environment",
+    "log_episodes",
     "log_metrics",
     "log_text",
     "open_store",
     "run_context",
     "start_study",
+    "undelivered",
 ]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-PARAMETER_CHARACTERS = 250
-"""Longer parameter values are cut; the whole configuration is in the artifact ``config.yaml``."""
-_PARAMETERS_PER_CALL = 100
+_WAIT_S: dict[Status, float] = {"FINISHED": 30.0, "FAILED": 30.0, "KILLED": 3.0}
+"""How long the end of a run waits for a store that is away."""
 _PARENT_TAG = "mlflow.parentRunId"
 
 
 def start_study(
-    store: Store, experiment: str, name: str, tags: Mapping[str, str], run_id: str | None = None
+    store: Store,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+    folder: Path | None = None,
 ) -> str:
     """Opens the parent run of a study and returns its id; with ``run_id`` the old one goes on.
 
@@ -69,20 +93,18 @@ def start_study(
         name: Name shown in MLflow.
         tags: Tags of the run, e.g. ``{"env": "alfworld", "panel": hash}``.
         run_id: Parent run of an interrupted study.
+        folder: Where its values are kept while the store is away; None for a folder below the store's root.
 
     Raises:
-        DataFault: ``run_id`` isn't in the store.
+        DataFault: ``run_id`` isn't in the store, or the store is away.
     """
-    if run_id is None:
-        run_id = _create(store, experiment, name, None, tags)
-    else:
-        _reopen(store, run_id, tags)
-    return run_id
+    return _opened(store, experiment, name, None, tags, run_id, folder)[0]
 
 
 def finish_study(store: Store, run_id: str, status: Status = "FINISHED") -> None:
-    """Marks the parent run as ended."""
-    client(store).set_terminated(run_id, status)
+    """Marks the parent run as ended, and waits a while for a store that is away."""
+    outbox(store, run_id).put({"kind": "status", "status": status, "time": now_ms()})
+    close_outbox(store, run_id, _WAIT_S[status])
 
 
 def find_run(store: Store, experiment: str, name: str, parent_id: str | None = None) -> str | None:
@@ -108,11 +130,13 @@ def run_context(
     parent_id: str | None,
     tags: Mapping[str, str],
     run_id: str | None = None,
+    folder: Path | None = None,
 ) -> Iterator[str]:
     """Opens the run of one arm and seed, with system metrics, and gives its id.
 
-    The run ends ``FINISHED``, after an exception ``FAILED``, after Ctrl-C ``KILLED``. MLflow's global
-    tracking address is put back afterwards.
+    The run ends ``FINISHED``, after an exception ``FAILED``, after Ctrl-C ``KILLED``. If the store goes away
+    meanwhile, what is logged is kept in ``folder`` and delivered when it is back; the end of the run waits
+    for that a while. MLflow's global tracking address is put back afterwards.
 
     Args:
         store: The opened store.
@@ -121,18 +145,18 @@ def run_context(
         parent_id: Run of the study; ``None`` for a run that stands alone.
         tags: Tags, at least ``env``, ``algorithm``, ``arm``, ``seed`` and ``panel``.
         run_id: Run to continue; ``None`` makes a new one.
+        folder: Folder of the run; ``None`` for a folder below the store's root.
 
     Raises:
-        DataFault: ``run_id`` isn't in the store.
+        DataFault: ``run_id`` isn't in the store, or the store is away.
     """
-    mlflow = quiet_mlflow()
-    if run_id is None:
-        run_id = _create(store, experiment, name, parent_id, tags)
-    else:
-        _reopen(store, run_id, tags)
+    run_id, opened = _opened(store, experiment, name, parent_id, tags, run_id, folder)
+    from envrl.tracking.system_metrics import SystemMetrics
+
     status: Status = "FAILED"
     with _tracking_at(store):
-        mlflow.start_run(run_id=run_id, nested=True, log_system_metrics=True)
+        system = SystemMetrics(opened, run_id, store.uri)
+        system.start()
         try:
             yield run_id
             status = "FINISHED"
@@ -140,7 +164,9 @@ def run_context(
             status = "KILLED"
             raise
         finally:
-            mlflow.end_run(status)
+            system.finish()
+            opened.put({"kind": "status", "status": status, "time": now_ms()})
+            close_outbox(store, run_id, _WAIT_S[status])
 
 
 def lightning_logger(store: Store, run_id: str) -> MLFlowLogger:
@@ -154,72 +180,48 @@ def lightning_logger(store: Store, run_id: str) -> MLFlowLogger:
     quiet_mlflow()
     from envrl.tracking.lightning_logger import RunLogger
 
-    return RunLogger(store.uri, run_id)
+    return RunLogger(store.uri, run_id, outbox(store, run_id))
 
 
-def log_metrics(store: Store, run_id: str, metrics: Mapping[str, float], iteration: int) -> None:
-    """Logs metrics of one iteration; names must stand in :mod:`envrl.tracking.metrics`.
-
-    Raises:
-        ConfigFault: A name is not listed.
-    """
-    from mlflow.entities import Metric
-    from mlflow.utils.time import get_current_time_millis
-
-    for name in metrics:
-        check_name(name)
-    now = get_current_time_millis()
-    entries = [Metric(name, float(value), now, iteration) for name, value in metrics.items()]
-    client(store).log_batch(run_id, metrics=entries)
-
-
-def log_config(store: Store, run_id: str, config: Mapping[str, Any] | Any) -> None:
-    """Logs a configuration: whole as ``config.yaml``, flattened and cut as parameters.
-
-    Args:
-        store: The opened store.
-        run_id: The run.
-        config: Mapping or dataclass of plain values, mappings and sequences.
+def deliver_below(folder: Path, uri: str | None = None) -> int:
+    """Delivers what ended runs in a folder could not; returns the number of log calls.
 
     Raises:
-        DataFault: A continued run was started with another value of a parameter.
+        DataFault: A store can't be reached, or a file is broken or in use.
     """
-    from mlflow.entities import Param
-
-    plain = _plain(config)
-    wanted = {key: value[:PARAMETER_CHARACTERS] for key, value in _flatten(plain).items()}
-    mlflow_client = client(store)
-    known = mlflow_client.get_run(run_id).data.params
-    for key, value in wanted.items():
-        if known.get(key, value) != value:
-            raise DataFault(
-                f"run {run_id} was started with {key}={known[key]!r} and can't continue with {value!r}; "
-                "start a new study or restore the value"
-            )
-    new = [Param(key, value) for key, value in wanted.items() if key not in known]
-    for start in range(0, len(new), _PARAMETERS_PER_CALL):
-        mlflow_client.log_batch(run_id, params=new[start : start + _PARAMETERS_PER_CALL])
-    mlflow_client.log_text(run_id, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), "config.yaml")
+    return sum(deliver(path, uri) for path in journals_below(folder))
 
 
-def log_environment(store: Store, run_id: str) -> None:
-    """Logs package versions as ``environment.yaml`` and the commit of the code as a tag."""
-    mlflow_client = client(store)
-    mlflow_client.log_text(run_id, yaml.safe_dump(environment_versions()), "environment.yaml")
-    mlflow_client.set_tag(run_id, "git_commit", git_commit() or "unknown")
+def undelivered(folder: Path, run_id: str) -> bool:
+    """Whether values of a run are kept in its folder that MLflow does not have yet."""
+    return journal_path(folder, run_id).is_file()
 
 
-def log_artifact(store: Store, run_id: str, path: Path, folder: str | None = None) -> None:
-    """Copies a file, or a folder with what is in it, to the artifacts of a run."""
-    if path.is_dir():
-        client(store).log_artifacts(run_id, str(path), folder)
-    else:
-        client(store).log_artifact(run_id, str(path), folder)
-
-
-def log_text(store: Store, run_id: str, text: str, name: str) -> None:
-    """Writes a text as an artifact, e.g. ``transcripts/iteration_0.md``."""
-    client(store).log_text(run_id, text, name)
+def _opened(
+    store: Store,
+    experiment: str,
+    name: str,
+    parent_id: str | None,
+    tags: Mapping[str, str],
+    run_id: str | None,
+    folder: Path | None,
+) -> tuple[str, Outbox]:
+    """A new run, or an old one with everything delivered that it could not before."""
+    try:
+        if run_id is None:
+            run_id = _create(store, experiment, name, parent_id, tags)
+        else:
+            _reopen(store, run_id, tags, folder)
+        opened = open_outbox(store, run_id, folder, name)
+        _ = opened.experiment_id  # asked for while the store is there
+        return run_id, opened
+    except Exception as fault:
+        if not is_away(fault):
+            raise
+        raise DataFault(
+            f"the MLflow store {store.uri} went away, and {name} was not begun; start it, then run the same "
+            "command again"
+        ) from fault
 
 
 def _create(store: Store, experiment: str, name: str, parent_id: str | None, tags: Mapping[str, str]) -> str:
@@ -233,18 +235,24 @@ def _create(store: Store, experiment: str, name: str, parent_id: str | None, tag
     return str(run.info.run_id)
 
 
-def _reopen(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
+def _reopen(store: Store, run_id: str, tags: Mapping[str, str], folder: Path | None) -> None:
     mlflow = quiet_mlflow()
     mlflow_client = client(store)
     try:
         run = mlflow_client.get_run(run_id)
     except mlflow.exceptions.MlflowException as fault:
+        if is_away(fault):
+            raise
         raise DataFault(
             f"run {run_id} is not in the MLflow store {store.uri}; point to the store it was started in, "
             "or remove its folder from the study to start it anew"
         ) from fault
     if run.info.lifecycle_stage == "deleted":
         raise DataFault(f"run {run_id} is deleted in {store.uri}; restore it with `mlflow runs restore`")
+    # First what the process before has left: its last state would come after the new one.
+    left = journal_path(folder or unsent_folder(store), run_id)
+    if left.is_file():
+        deliver(left, store.uri)
     mlflow_client.update_run(run_id, status="RUNNING")
     for key, value in tags.items():
         mlflow_client.set_tag(run_id, key, str(value))
@@ -274,26 +282,3 @@ def _tracking_at(store: Store) -> Iterator[None]:
         yield
     finally:
         mlflow.set_tracking_uri(before)
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses, mappings, sequences, paths and enums as what YAML knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    return str(getattr(value, "value", value))
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested mappings as dotted keys; a sequence stays one value."""
-    if not isinstance(value, dict) or not value:
-        return {prefix or "value": str(value)}
-    flat: dict[str, str] = {}
-    for key, item in value.items():
-        flat.update(_flatten(item, f"{prefix}.{key}" if prefix else key))
-    return flat

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envrl.errors import DataFault
+from envrl.tracking.delivery import limit_http_waits
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,6 +45,12 @@ class Store:
     root: Path
     uri: str
     artifact_uri: str | None
+
+    @property
+    def look(self) -> str:
+        """Where its runs can be looked at: a server's address, or the command that starts one."""
+        served = self.uri.startswith(("http://", "https://"))
+        return self.uri if served else f"mlflow ui --backend-store-uri {self.uri}"
 
 
 def quiet_mlflow() -> Any:
@@ -87,8 +94,8 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
     # A child process of an open run inherits the address of this very store, which is no other store.
     if (uri := os.environ.get(URI_VARIABLE, "").strip()) not in ("", own):
         store = Store(root=root, uri=uri, artifact_uri=None)
-        with _few_retries():
-            _probe(store)
+        limit_http_waits()
+        _probe(store)
         return store
     artifacts = root / "artifacts"
     _check_writable(root, artifacts)
@@ -183,16 +190,3 @@ def _locked(path: Path) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-@contextmanager
-def _few_retries() -> Iterator[None]:
-    """Lets a server that is down be noticed within seconds; MLflow alone tries for four minutes."""
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    before = os.environ.get(name)
-    os.environ.setdefault(name, "2")
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)

@@ -1,0 +1,136 @@
+"""Hands one entry to MLflow, so that handing it over twice leaves what handing it over once leaves.
+
+MLflow knows a metric by name, step, time and value, and overwrites tags, artifacts, spans and states;
+parameters and dataset inputs that it has already are taken as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from envrl.tracking.journal import Entry
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_METRICS_PER_CALL = 1000
+_PARAMETERS_PER_CALL = 100
+_HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_TOO_BUSY = (408, 429)
+
+
+def limit_http_waits() -> None:
+    """Has a server that is away be noticed within seconds, in this process and those it starts.
+
+    MLflow alone tries for minutes. What the user has set in its two variables is kept.
+    """
+    for name, value in _HTTP_LIMITS.items():
+        os.environ.setdefault(name, value)
+
+
+def send(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    """Logs one entry.
+
+    Args:
+        client: MLflow's client of the store.
+        run_id: The run.
+        entry: ``metrics`` (name, value, time in ms, step), ``params``, ``tags``, ``text``, ``artifact``,
+            ``inputs``, ``traces`` or ``status``.
+    """
+    _SENDERS[entry["kind"]](client, run_id, entry)
+
+
+def is_away(fault: BaseException) -> bool:
+    """Whether the store may take later what it has not taken now: it can't be reached, is locked or busy."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(fault, requests.HTTPError) and fault.response is not None:
+        return _later(fault.response.status_code)
+    if isinstance(fault, MlflowException):
+        return _later(fault.get_http_status_code())
+    if isinstance(fault, NotImplementedError):
+        # What MLflow makes of a server that does not tell its version because it does not answer.
+        return "could not identify" in str(fault)
+    return isinstance(fault, (requests.RequestException, OperationalError, ConnectionError, TimeoutError))
+
+
+def _later(status: int) -> bool:
+    return status in _TOO_BUSY or (status >= 500 and status != 501)
+
+
+def _metrics(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    from mlflow.entities import Metric
+
+    points = [Metric(name, value, time, step) for name, value, time, step in entry["points"]]
+    for start in range(0, len(points), _METRICS_PER_CALL):
+        client.log_batch(run_id, metrics=points[start : start + _METRICS_PER_CALL])
+
+
+def _params(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    from mlflow.entities import Param
+
+    params = [Param(key, value) for key, value in entry["params"].items()]
+    for start in range(0, len(params), _PARAMETERS_PER_CALL):
+        client.log_batch(run_id, params=params[start : start + _PARAMETERS_PER_CALL])
+
+
+def _tags(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in entry["tags"].items()])
+
+
+def _text(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    client.log_text(run_id, entry["text"], entry["name"])
+
+
+def _artifact(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    path = Path(entry["path"])
+    if path.is_dir():
+        client.log_artifacts(run_id, str(path), entry["folder"])
+    else:
+        client.log_artifact(run_id, str(path), entry["folder"])
+
+
+def _inputs(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+    client.log_inputs(
+        run_id,
+        [
+            DatasetInput(Dataset(**one["dataset"]), [InputTag(MLFLOW_DATASET_CONTEXT, one["context"])])
+            for one in entry["datasets"]
+        ],
+    )
+
+
+def _traces(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    from mlflow.entities import Span, TraceInfo
+    from mlflow.tracing.client import TracingClient
+
+    # The lower half of MLflow's tracing, which is told ids and times instead of keeping global state.
+    tracing = TracingClient(client.tracking_uri)
+    for info in entry["infos"]:
+        tracing.start_trace(TraceInfo.from_dict(info))
+    tracing.log_spans(entry["experiment_id"], [Span.from_dict(span) for span in entry["spans"]])
+
+
+def _status(client: MlflowClient, run_id: str, entry: Entry) -> None:
+    client.set_terminated(run_id, entry["status"], entry["time"])
+
+
+_SENDERS: dict[str, Any] = {
+    "metrics": _metrics,
+    "params": _params,
+    "tags": _tags,
+    "text": _text,
+    "artifact": _artifact,
+    "inputs": _inputs,
+    "traces": _traces,
+    "status": _status,
+}
