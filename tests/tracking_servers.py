@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from envrl.tracking.store import Store
+from envrl.types import Finish, Generation, Observation, StopReason, Trajectory, Transition
 
 
 def free_port() -> int:
@@ -118,3 +119,19 @@ def false_server(answer: Callable[[], int]) -> Iterator[str]:
 def remote(root: Path, uri: str) -> Store:
     """A store at an address, not asked whether it answers."""
     return Store(root, uri, None)
+
+
+def episode_of_one_turn(action: str, *, won: bool = True) -> Trajectory:
+    """An episode that ends with its first action."""
+    generation = Generation((1, 2), b"\x01\x01", (7, 8, 9), (-0.5, -1.0, -0.25), Finish.END, 0)
+    turn = Transition(
+        Observation("A room.\nYour task is to: look.", ("go", "look")),
+        generation,
+        action,
+        True,
+        action in ("go", "look"),
+        float(won),
+        Observation("Done – fertig.", ()),
+    )
+    stop = StopReason.WON if won else StopReason.STEP_LIMIT
+    return Trajectory("abc123", "look_at_obj_in_light", 42, (turn,), stop, won, float(won))

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import torch
 import yaml
 from mlflow.entities import Run
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from envrl.analysis.records import RunRecord, load_record, load_records
 from envrl.experiments import ablate, evaluate, export, train
@@ -187,6 +190,47 @@ def test_finished_runs_are_kept(finished: FinishedStudy, capsys: pytest.CaptureF
     assert {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()} == before
     assert {run.info.run_id for run in runs_in_mlflow(finished.root)} == ids
     assert (finished.folder / "results.json").read_text() == results
+
+
+def test_the_best_adapter_is_registered_and_loads_from_there(finished: FinishedStudy, tmp_path: Path) -> None:
+    mlflow_client = client(open_store(finished.root))
+    records = load_records(finished.folder)
+    best = max(r.evaluations[-1].success_rate for r in records)
+    (model,) = mlflow_client.search_registered_models()
+    (version,) = mlflow_client.search_model_versions(f"name='{model.name}'")
+    assert model.aliases == {"best": version.version}
+    # Of equal ones the first: `grpo` before `both`.
+    first = next(r for r in (records[1], records[0]) if r.evaluations[-1].success_rate == best)
+    assert version.run_id == first.mlflow_run_id
+    assert (version.tags["study"], version.tags["arm"], version.tags["seed"]) == ("tiny", first.arm, "0")
+    assert version.tags["panel"] == first.panel_hash
+    mlflow.set_tracking_uri(mlflow_client.tracking_uri)
+    try:
+        path = mlflow.artifacts.download_artifacts(f"models:/{model.name}@best", dst_path=str(tmp_path))
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert not [p.name for p in Path(path).rglob("*") if p.suffix in (".bin", ".pkl", ".pt")], "no pickle"
+    base = AutoModelForCausalLM.from_pretrained(checkpoint())
+    loaded = PeftModel.from_pretrained(base, path)
+    state = torch.load(finished.folder / "runs" / first.arm / "seed_0" / "last.ckpt", weights_only=True)[
+        "state_dict"
+    ]
+    mine = {name: value for name, value in loaded.named_parameters() if "lora_" in name}
+    theirs = {name: value for name, value in state.items() if "lora_" in name}
+    assert len(mine) == len(theirs) > 0
+    assert sorted(v.sum().item() for v in mine.values()) == sorted(v.sum().item() for v in theirs.values())
+
+
+def test_episodes_are_traces_and_games_are_datasets(finished: FinishedStudy) -> None:
+    mlflow_client = client(open_store(finished.root))
+    for run in runs_in_mlflow(finished.root)[1:]:
+        found = mlflow_client.search_traces(
+            locations=[run.info.experiment_id], run_id=run.info.run_id, max_results=500
+        )
+        assert sorted(t.info.tags["iteration"] for t in found) == ["0", "0", "2", "2", "3", "3"]
+        panel, training = run.inputs.dataset_inputs
+        assert panel.dataset.digest == run.data.tags["panel"]
+        assert (panel.dataset.name, training.dataset.name) == ("generated-valid_seen", "training games")
 
 
 def test_a_trained_run_evaluates_to_its_own_last_point(

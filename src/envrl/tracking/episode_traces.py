@@ -73,7 +73,7 @@ def episode_traces(
                 },
                 "request_time": _moment(time_ms + number),
                 "state": "OK" if trajectory.fault is None else "ERROR",
-                "request_preview": f"{trajectory.family}: {_start(trajectory)}"[:_PREVIEW],
+                "request_preview": f"iteration {iteration} · {_task(trajectory)}"[:_PREVIEW],
                 "response_preview": _summary(trajectory),
                 "execution_duration_ms": len(trajectory.transitions),
                 "trace_metadata": {
@@ -173,6 +173,12 @@ class _Spans:
 
 def _start(trajectory: Trajectory) -> str:
     return trajectory.transitions[0].observation.text if trajectory.transitions else ""
+
+
+def _task(trajectory: Trajectory) -> str:
+    """Task type and the last line of the first observation, which says what to do in most games."""
+    lines = _start(trajectory).strip().splitlines()
+    return " · ".join((trajectory.family, *lines[-1:]))
 
 
 def _outcome(trajectory: Trajectory) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_logging_to_an_address_where_nobody_listens_does_not_hold_up_training(
 
 def test_a_value_no_store_would_take_is_the_callers_error(store: Store) -> None:
     run_id = open_run(store)
-    with pytest.raises(MlflowException, match="(?i)invalid"):
+    with pytest.raises(MlflowException, match=r"(?i)invalid"):
         runs.outbox(store, run_id).put({"kind": "metrics", "points": [["train/loss?", 1.0, 1000, 0]]})
     assert journals_below(store.root) == []
 
