@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -124,6 +124,47 @@ def plot_family_curves(families: Mapping[str, Sequence[ArmCurve]], title: str) -
     return figure
 
 
+def plot_dynamics(frame: pd.DataFrame, title: str) -> Figure:
+    """What the arms' policies know, by iteration: one panel for each metric, mean over seeds, a dot for each.
+
+    Args:
+        frame: What :func:`envrl.analysis.frames.dynamics_frame` returns.
+        title: Heading.
+
+    Raises:
+        ValueError: The table is empty.
+    """
+    metrics = list(dict.fromkeys(frame["metric"]))
+    if not metrics:
+        raise ValueError("there is no metric to plot")
+    columns = min(3, len(metrics))
+    lines = -(-len(metrics) // columns)
+    figure = Figure(figsize=(3.4 * columns + 0.6, 2.6 * lines + 1.0), layout="constrained")
+    grid = list(figure.subplots(lines, columns, sharex=True, squeeze=False).flat)
+    arms = list(dict.fromkeys(frame["arm"]))
+    for axes, metric in zip(grid, metrics, strict=False):
+        for number, arm in enumerate(arms):
+            rows = frame[(frame["metric"] == metric) & (frame["arm"] == arm)]
+            mean = rows.groupby("iteration")["value"].mean()
+            style = _style(number)
+            axes.plot(mean.index, mean.to_numpy(), markersize=4, label=arm, **style)
+            axes.plot(rows["iteration"], rows["value"], ".", color=style["color"], alpha=0.35, markersize=4)
+        axes.set_title(metric, fontsize="small")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(metrics) :]:
+        axes.set_visible(False)
+    figure.suptitle(title)
+    figure.supxlabel("training iterations", fontsize="medium")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False,
+        title="line: mean over seeds · dot: one seed", fontsize="small", title_fontsize="small",
+    )  # fmt: skip
+    return figure
+
+
 def save_png(figure: Figure, path: Path) -> Path:
     """Writes a figure as PNG and returns the path.
 
@@ -152,22 +193,29 @@ def _legend(figure: Figure, axes: Axes) -> None:
 def _draw(axes: Axes, curves: Sequence[ArmCurve]) -> None:
     for number, curve in enumerate(curves):
         x = [point.iteration for point in curve.points]
-        colour = _COLOURS[number % len(_COLOURS)]
+        style = _style(number)
         low = [100.0 * point.success.low for point in curve.points]
         high = [100.0 * point.success.high for point in curve.points]
-        axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0.0)
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0.0)
         axes.plot(
             x,
             [100.0 * point.success.value for point in curve.points],
-            color=colour,
-            marker=_MARKERS[number % len(_MARKERS)],
-            linestyle=_LINES[number % len(_LINES)],
             markersize=4,
+            **style,
             label=f"{curve.arm} ({curve.seeds} seed{'s' if curve.seeds != 1 else ''})",
         )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Colour, marker and line of the arm with that number."""
+    return {
+        "color": _COLOURS[number % len(_COLOURS)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "linestyle": _LINES[number % len(_LINES)],
+    }
 
 
 def _top(curves: Sequence[ArmCurve]) -> float:
