@@ -101,6 +101,13 @@ class StepResult:
     truncated: bool
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def stop(self) -> StopReason | None:
+        """Why the episode is over after this step; None if it goes on."""
+        if self.terminated:
+            return StopReason.WON if self.info.get("won") else StopReason.LOST
+        return StopReason.STEP_LIMIT if self.truncated else None
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

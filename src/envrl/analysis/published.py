@@ -64,8 +64,8 @@ PUBLISHED = (
     PublishedResult("webshop", _LARGE, "GiGPO", 75.2, 3.8, _GIGPO),
     PublishedResult("webshop", _LARGE, "GiGPO + SP + ID", 76.3, None, _NOTES),
 )
-"""Each paper's GRPO and GiGPO baselines differ a little; those of the GiGPO paper stand here.
-Their protocol is not a clean one: validation games are drawn with repeats, and WebShop's goals overlap with training."""
+"""Each paper's GRPO and GiGPO baselines differ a little; those of the GiGPO paper stand here. Their protocol
+is not a clean one: validation games are drawn with repeats, and WebShop's goals overlap with training."""
 
 
 def published_frame(env: str) -> pd.DataFrame:

@@ -26,3 +26,16 @@ class TextEnv(Protocol):
     def close(self) -> None:
         """Frees what the environment holds; safe to call twice."""
         ...
+
+
+def was_admissible(action: str | None, seen: Observation, step: StepResult) -> bool:
+    """Whether an action was admissible where it was taken.
+
+    It is what the environment says, where a list can't name every admissible action (a search has any words).
+
+    Args:
+        action: The action; None if none could be parsed.
+        seen: The observation it answered.
+        step: What came of it.
+    """
+    return bool(step.info.get("admissible", action in seen.admissible))

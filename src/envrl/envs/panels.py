@@ -13,7 +13,7 @@ import pydantic
 
 from envrl.envs.storage import write_whole
 from envrl.errors import DataFault
-from envrl.seeding import generator
+from envrl.seeding import derive_seed, generator
 from envrl.types import Game
 
 
@@ -166,6 +166,16 @@ def make_panel(games: Iterable[Game], count: int | None, seed: int, name: str = 
         order = generator(seed, "panel", family).permutation(len(families[family]))
         chosen += [families[family][i] for i in order[: shares[family]]]
     return Panel(name, tuple(sorted(chosen, key=lambda game: game.game_id)))
+
+
+def episode_seed(game: Game, root: int = 0) -> int:
+    """Seed of a panel game's episode; it depends on the game alone, so all policies have the same draws.
+
+    Args:
+        game: The game.
+        root: 0 in every evaluation; another number gives other draws.
+    """
+    return derive_seed(root, "panel", game.game_id)
 
 
 def draw_games(games: Sequence[Game], count: int | None, seed: int) -> tuple[Game, ...]:

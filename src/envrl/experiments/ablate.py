@@ -19,7 +19,7 @@ from rich.console import Console
 
 from envrl.errors import ConfigFault
 from envrl.experiments.console import DEFAULT_ROOT, GO_ON, guarded
-from envrl.experiments.plain import as_plain, merge, nested
+from envrl.experiments.plain import as_plain, assignments, merge, nested
 from envrl.experiments.study_file import StudySettings, load_study
 
 
@@ -101,7 +101,7 @@ def _chosen(settings: StudySettings, options: argparse.Namespace) -> StudySettin
     if options.seeds is not None:
         settings = replace(settings, seeds=_numbers(options.seeds), more_seeds={})
     if options.set:
-        settings = replace(settings, base=merge(nested(settings.base), _assignments(options.set)))
+        settings = replace(settings, base=merge(nested(settings.base), assignments(options.set)))
     if options.arms is None:
         return settings
     wanted = [name.strip() for name in options.arms.split(",")]
@@ -111,19 +111,6 @@ def _chosen(settings: StudySettings, options: argparse.Namespace) -> StudySettin
     baseline = settings.baseline if settings.baseline in arms else next(iter(arms))
     more = {name: seeds for name, seeds in settings.more_seeds.items() if name in arms}
     return replace(settings, arms=arms, baseline=baseline, more_seeds=more)
-
-
-def _assignments(texts: Sequence[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise ConfigFault(f"--set {text}: give KEY=VALUE, e.g. --set train.iterations=3")
-        try:
-            values = merge(values, nested({key: yaml.safe_load(value)}))
-        except yaml.YAMLError as error:
-            raise ConfigFault(f"--set {text}: '{value}' is no YAML value") from error
-    return values
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -6,13 +6,12 @@ import time
 from dataclasses import dataclass
 
 from envrl.analysis.records import Evaluation, GameOutcome
-from envrl.envs.panels import Panel
+from envrl.envs.panels import Panel, episode_seed
 from envrl.errors import EnvFault
 from envrl.policy.model import Policy
 from envrl.rollout.collector import Collector, EpisodePlan
 from envrl.rollout.imagined import imagined_rate
 from envrl.rollout.source import Sampler, episode_metrics, session_factory
-from envrl.seeding import derive_seed
 from envrl.types import StopReason, Trajectory
 
 
@@ -42,7 +41,7 @@ def play_panel(
         EnvFault: No game could be played to an end.
         PolicyFault: The sampler can't draw tokens from these weights.
     """
-    plans = [EpisodePlan(game, derive_seed(0, "panel", game.game_id)) for game in panel.games]
+    plans = [EpisodePlan(game, episode_seed(game)) for game in panel.games]
     started = time.perf_counter()
     trajectories = collector.collect(plans, sampler(policy), temperature=temperature, policy_version=0)
     if all(t.stop is StopReason.ENV_FAULT for t in trajectories):

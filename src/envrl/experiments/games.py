@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from envrl.envs.alfworld.engine import AlfworldEnv, load_game
 from envrl.envs.alfworld.games import data_root, load_split
@@ -16,9 +17,11 @@ from envrl.experiments.config import EnvSettings, EvaluationSettings
 from envrl.experiments.places import cache_folder
 from envrl.experiments.shop_games import shop_environment, shop_panel, shop_training_games
 from envrl.experiments.shop_workers import worker_shops
-from envrl.rollout.source import GameSchedule
 from envrl.seeding import derive_seed
 from envrl.types import Game
+
+if TYPE_CHECKING:
+    from envrl.rollout.source import GameSchedule  # torch, which choosing a game to play does without
 
 _TRAINING_GAMES_TRIED = 16
 """Training games that are loaded before a run begins; the panel's are all loaded."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from envrl.errors import ConfigFault
 
 
 def nested(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,6 +40,24 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         result |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return result
+
+
+def assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """The nested mapping of ``--set KEY=VALUE`` options, later ones winning.
+
+    Raises:
+        ConfigFault: A text is not of that form, or its value no YAML.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise ConfigFault(f"--set {text}: give KEY=VALUE, e.g. --set train.iterations=3")
+        try:
+            values = merge(values, nested({key: yaml.safe_load(value)}))
+        except yaml.YAMLError as error:
+            raise ConfigFault(f"--set {text}: '{value}' is no YAML value") from error
+    return values
 
 
 def as_plain(value: Any) -> Any:

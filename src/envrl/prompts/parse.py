@@ -50,6 +50,11 @@ def parse_action(text: str, form: PromptForm, *, tail_characters: int = 30) -> P
     return ParsedAction(action or None, valid)
 
 
+def written_answer(action: str, form: PromptForm) -> str:
+    """The shortest answer from which :func:`parse_action` reads an action: nothing is thought."""
+    return f"<think></think><action>{action}</action>" if form == "reasoned" else action
+
+
 def _parse_compact(text: str) -> ParsedAction:
     stripped = text.strip()
     if not stripped:

@@ -7,26 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from envrl.envs.base import was_admissible
 from envrl.envs.pool import EnvPool
 from envrl.envs.slots import SlotResult
-from envrl.policy.chat import ChatMarkup, TokenSpan
-from envrl.policy.sampler import SampledTokens, SamplerSession, SamplingSettings
-from envrl.prompts.parse import parse_action
-from envrl.prompts.render import PastStep, follow_up, opening_message, step_message
-from envrl.prompts.settings import PromptSettings
+from envrl.policy.chat import ChatMarkup
+from envrl.policy.sampler import SampledTokens, SamplerSession
+from envrl.rollout.conversation import CollectorSettings, Conversation, read_answer
 from envrl.seeding import generator
-from envrl.types import (
-    Finish,
-    Game,
-    Generation,
-    Message,
-    Observation,
-    Role,
-    StepResult,
-    StopReason,
-    Trajectory,
-    Transition,
-)
+from envrl.types import Game, Generation, StopReason, Trajectory, Transition
+
+__all__ = ["Collector", "CollectorSettings", "EpisodePlan", "SessionFactory"]
 
 SessionFactory = Callable[[int], SamplerSession]
 """Opens a sampler session for a number of rows, on the policy's current weights."""
@@ -47,20 +37,8 @@ class _Live:
     slot: int
     plan: EpisodePlan
     rng: np.random.Generator
-    initial: Observation
-    current: Observation
-    context: TokenSpan
+    conversation: Conversation
     transitions: list[Transition] = field(default_factory=list)
-    past: list[PastStep] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class CollectorSettings:
-    """What the loop needs to know: prompts, sampling, layout."""
-
-    prompt: PromptSettings
-    sampling: SamplingSettings
-    layout: str
 
 
 class Collector:
@@ -112,9 +90,9 @@ class Collector:
     ) -> dict[int, Trajectory]:
         done: dict[int, Trajectory] = {}
         live = self._begin(plans, done)
-        keeps_cache = self._settings.layout == "transcript"
+        keeps_cache = self._settings.keeps_cache
         session = open_session(len(live)) if live and keeps_cache else None
-        fresh = [episode.context.token_ids for episode in live]
+        fresh = [episode.conversation.context.token_ids for episode in live]
         while live:
             if session is None or not keeps_cache:
                 session = open_session(len(live))
@@ -137,18 +115,12 @@ class Collector:
             if result.fault is not None or result.observation is None:
                 done[slot] = _trajectory(plan, (), StopReason.ENV_FAULT, result)
                 continue
-            first = result.observation
-            context = self._chat.opening(self._first_message(first))
-            if not self._fits(context):
+            conversation = Conversation(self._chat, self._settings, result.observation)
+            if not conversation.fits:
                 done[slot] = _trajectory(plan, (), StopReason.TOKEN_LIMIT, result)
                 continue
-            live.append(_Live(slot, plan, generator(plan.seed, "sampler"), first, first, context))
+            live.append(_Live(slot, plan, generator(plan.seed, "sampler"), conversation))
         return live
-
-    def _first_message(self, first: Observation) -> Message:
-        if self._settings.layout == "transcript":
-            return opening_message(self._settings.prompt, first)
-        return step_message(self._settings.prompt, first, (), first)
 
     def _advance(
         self,
@@ -158,20 +130,17 @@ class Collector:
         done: dict[int, Trajectory],
     ) -> list[tuple[int, ...] | None]:
         """Steps the environments; for each episode the tokens to append next, None where it ended."""
-        prompt = self._settings.prompt
-        tail = prompt.wording.tail_characters
-        parsed = [
-            parse_action(self._chat.decode(a.token_ids), prompt.form, tail_characters=tail) for a in answers
-        ]
+        parsed = [read_answer(a, self._chat, self._settings.prompt) for a in answers]
         results = self._pool.step([e.slot for e in live], [p.action or "" for p in parsed])
         blocks: list[tuple[int, ...] | None] = []
         for episode, answer, action, result in zip(live, answers, parsed, results, strict=True):
+            conversation = episode.conversation
             if result.fault is not None or result.step is None:
                 stop: StopReason | None = StopReason.ENV_FAULT
             else:
                 generation = Generation(
-                    episode.context.token_ids,
-                    episode.context.roles,
+                    conversation.context.token_ids,
+                    conversation.context.roles,
                     answer.token_ids,
                     answer.logprobs,
                     answer.finish,
@@ -179,68 +148,25 @@ class Collector:
                 )
                 episode.transitions.append(
                     Transition(
-                        episode.current,
+                        conversation.current,
                         generation,
                         action.action,
                         action.format_valid,
-                        _admissible(action.action, episode.current, result.step),
+                        was_admissible(action.action, conversation.current, result.step),
                         result.step.reward,
                         result.step.observation,
                     )
                 )
-                stop = _stop_reason(result)
+                stop = result.step.stop
             block = None
-            if stop is None:
-                block, stop = self._continue(episode, answer, result)
+            if stop is None and result.step is not None:
+                block = conversation.go_on(answer, action.action, result.step.observation)
+                stop = None if conversation.fits else StopReason.TOKEN_LIMIT
             if stop is not None:
                 done[episode.slot] = _trajectory(episode.plan, tuple(episode.transitions), stop, result)
                 block = None
             blocks.append(block)
         return blocks
-
-    def _continue(
-        self, episode: _Live, answer: SampledTokens, result: SlotResult
-    ) -> tuple[tuple[int, ...] | None, StopReason | None]:
-        """Next prompt tokens of an episode that goes on, or TOKEN_LIMIT if they don't fit."""
-        assert result.step is not None
-        observation = result.step.observation
-        if self._settings.layout == "transcript":
-            turn = self._chat.later_turn(
-                follow_up(self._settings.prompt, observation), answer_ended=answer.finish is Finish.END
-            )
-            written = TokenSpan(answer.token_ids, _action_roles(answer))
-            episode.context = episode.context + written + turn
-            block = turn.token_ids
-        else:
-            episode.past.append(PastStep(episode.current.text, episode.transitions[-1].action or ""))
-            message = step_message(self._settings.prompt, episode.initial, episode.past, observation)
-            episode.context = self._chat.opening(message)
-            block = episode.context.token_ids
-        episode.current = observation
-        if not self._fits(episode.context):
-            return None, StopReason.TOKEN_LIMIT
-        return block, None
-
-    def _fits(self, context: TokenSpan) -> bool:
-        """Whether a whole answer still fits behind the prompt."""
-        sampling = self._settings.sampling
-        return len(context.token_ids) + sampling.max_new_tokens <= sampling.max_context
-
-
-def _admissible(action: str | None, current: Observation, step: StepResult) -> bool:
-    """What the environment says, where a list can't name every admissible action (a search has any words)."""
-    return bool(step.info.get("admissible", action in current.admissible))
-
-
-def _action_roles(answer: SampledTokens) -> bytes:
-    return bytes([Role.ACTION]) * len(answer.token_ids)
-
-
-def _stop_reason(result: SlotResult) -> StopReason | None:
-    assert result.step is not None
-    if result.step.terminated:
-        return StopReason.WON if result.step.info.get("won") else StopReason.LOST
-    return StopReason.STEP_LIMIT if result.step.truncated else None
 
 
 def _trajectory(

@@ -10,6 +10,7 @@ import numpy as np
 from envrl.envs.webshop.actions import SEARCH_PLACEHOLDER
 from envrl.policy.chat import ChatMarkup
 from envrl.prompts.dynamics import inverse_dynamics_question, state_prediction_question
+from envrl.prompts.parse import written_answer
 from envrl.prompts.render import follow_up, opening_message, shown_actions, task_of, without_banner
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.random_play import random_query
@@ -139,6 +140,4 @@ def _conversation(
 
 def _acted(action: str, chat: ChatMarkup, prompt: PromptSettings) -> list[int]:
     """Tokens of a turn in which that action is taken and nothing is thought."""
-    reasoned = prompt.form == "reasoned"
-    text = f"<think></think><action>{action}</action>" if reasoned else action
-    return [*chat.encode(text), chat.end_id]
+    return [*chat.encode(written_answer(action, prompt.form)), chat.end_id]

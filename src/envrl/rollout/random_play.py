@@ -56,10 +56,8 @@ def _episode(pool: EnvPool, slot: int, plan: EpisodePlan, version: int) -> Traje
         transitions.append(Transition(current, written, action, True, True, step.reward, step.observation))
         score = float(step.info.get("task_score", 0.0))
         current = step.observation
-        if step.terminated or step.truncated:
-            won = step.terminated and bool(step.info.get("won"))
-            ended = StopReason.WON if won else StopReason.LOST
-            stop = ended if step.terminated else StopReason.STEP_LIMIT
+        if step.stop is not None:
+            stop = step.stop
             break
     fault = None if result.fault is None else str(result.fault)
     won = stop is StopReason.WON
