@@ -27,61 +27,62 @@ _OFFICIAL_STEPS = 50
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     return guarded(lambda: _command(options), "left")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(
         prog="python -m envrl.play",
         description="Play a game in the terminal; or, with --policy, watch somebody play it step by step and "
         "take over whenever you like. The games are the evaluation panel's. /help lists what can be typed.",
         epilog="What --set knows: python -m envrl.experiments.evaluate --help",
         allow_abbrev=False,
     )
-    parser.add_argument(
+    made.add_argument(
         "--env", choices=["alfworld", "webshop"], help="environment (default: the run's, else alfworld)"
     )
-    parser.add_argument(
+    made.add_argument(
         "--policy",
         metavar="WHO",
         help="whom to watch: expert, random, embedded (the policy that comes with the package), or the "
         "folder of a trained run; without it you play alone",
     )
-    parser.add_argument("--game", help="number of a game from 1, or the beginning of its id (default: 1)")
-    parser.add_argument("--family", help="only games of this task type")
-    parser.add_argument(
+    made.add_argument("--game", help="number of a game from 1, or the beginning of its id (default: 1)")
+    made.add_argument("--family", help="only games of this task type")
+    made.add_argument(
         "--games",
         choices=["generated", "official"],
         help="generated on this machine, or the real ones below ALFWORLD_DATA or WEBSHOP_DATA "
         "(default: the run's, else generated)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--split", choices=["valid_seen", "valid_unseen", "test"], help="short for --set evaluation.split"
     )
-    parser.add_argument(
+    made.add_argument(
         "--steps",
         type=int,
         help="most steps of an episode, short for --set env.max_steps (default: the run's; else 12 in "
         f"generated rooms, {_OFFICIAL_STEPS} in official ones, 15 in the shop)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--temperature",
         type=float,
         help="of the policy's sampling, 0 = greedy; short for --set sampling.eval_temperature",
     )
-    parser.add_argument(
+    made.add_argument(
         "--seed", type=int, default=0, help="of the policy's draws; 0, the default, are an evaluation's"
     )
-    parser.add_argument("--auto", action="store_true", help="play to the end of the game without asking")
-    parser.add_argument(
+    made.add_argument("--auto", action="store_true", help="play to the end of the game without asking")
+    made.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="a key of the configuration, e.g. --set env.receptacles=null; can be repeated",
     )
-    return parser
+    return made
 
 
 def _command(options: argparse.Namespace) -> int:

@@ -93,6 +93,8 @@ class Dialogue:
             if self._running and not self._session.over:
                 self._attempt(self._accept)
             elif self._auto:
+                if not self._session.over:
+                    self._screen.broken_off(self._session.played)
                 return
             else:
                 self._running = False

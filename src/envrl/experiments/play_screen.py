@@ -105,7 +105,13 @@ class Screen:
     def end(self, played: Played) -> None:
         """How the game came out."""
         assert played.stop is not None
-        word, style = _ENDINGS[played.stop]
+        self._outcome(*_ENDINGS[played.stop], played)
+
+    def broken_off(self, played: Played) -> None:
+        """How far a game came that nobody plays on."""
+        self._outcome("not played to its end", "bold yellow", played)
+
+    def _outcome(self, word: str, style: str, played: Played) -> None:
         steps = "1 step" if len(played.moves) == 1 else f"{len(played.moves)} steps"
         self.line(
             f"{word} · task score {played.task_score:.2f} · {steps} · return "

@@ -384,7 +384,7 @@ def test_a_proposer_at_a_loss_is_told_of_and_a_person_can_go_on() -> None:
     assert out.endswith("won · task score 1.00 · 3 steps · return 1.00\n")
     # A pipe that ends there ends the sitting, without the game's end.
     out, _ = sitting("stump", proposer=Told())
-    assert out.endswith(loss)
+    assert out.endswith(f"{loss}not played to its end · task score 0.25 · 1 step · return 0.00\n")
 
 
 def test_games_by_number_id_and_task_type() -> None:
