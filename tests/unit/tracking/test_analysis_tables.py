@@ -1,19 +1,18 @@
 """Success rates read back from real MLflow runs, and the notebook that draws them."""
 
-import ast
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from envrl.analysis.tables import StudyRun, family_tables_from_mlflow, latest_study, table_from_mlflow
 from envrl.errors import DataFault
 from envrl.tracking import runs
 from envrl.tracking.store import Store, client
+from notebook_runs import executed
 
 NOTEBOOK = Path(__file__).parents[3] / "notebooks" / "success_rate_curves.ipynb"
 
@@ -110,38 +109,16 @@ def test_deleted_runs_are_left_out(store: Store) -> None:
     assert table_from_mlflow(store, "quick", parent)["seed"].tolist() == [0]
 
 
-def notebook_sources() -> list[str]:
-    return [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
-
-
-def test_notebook_is_committed_without_outputs_and_defines_nothing() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert notebook.cells[0].cell_type == notebook.cells[-1].cell_type == "markdown"
-    assert "You will learn" in notebook.cells[0].source
-    assert "Use your own data" in notebook.cells[-1].source
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert (cell.outputs, cell.execution_count) == ([], None)
-    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-    for source in notebook_sources():
-        tree = ast.parse("\n".join(line for line in source.splitlines() if not line.startswith("%")))
-        assert not [node for node in ast.walk(tree) if isinstance(node, definitions)]
-
-
 def execute(
     root: Path, monkeypatch: pytest.MonkeyPatch, experiment: str | None = None
 ) -> list[nbformat.NotebookNode]:
-    """Runs the notebook where it lies on the store in ``root``; returns the outputs of the code cells."""
+    """Runs the notebook on the store in ``root``; returns the outputs of the code cells."""
     monkeypatch.setenv("ENVRL_MLRUNS", str(root))
     if experiment is not None:
         monkeypatch.setenv("ENVRL_EXPERIMENT", experiment)
     else:
         monkeypatch.delenv("ENVRL_EXPERIMENT", raising=False)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOK.parent)}}
-    ).execute()
-    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return executed(NOTEBOOK)
 
 
 def test_notebook_draws_the_store_it_is_given(
