@@ -107,6 +107,10 @@ def test_mlflow_holds_the_report_and_the_runs(swept: FinishedSweep) -> None:
     parent = runs.pop("tiny")
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     assert {run.info.status for run in (parent, *runs.values())} == {"FINISHED"}
+    found = mlflow_client.search_runs([experiment.experiment_id], "metrics.`trial/success` >= 0")
+    assert {(r.info.run_name, r.data.tags["trial"]) for r in found} == {
+        (f"trial_000{n}/seed_0", str(n)) for n in range(3)
+    }
     listed = {a.path for a in mlflow_client.list_artifacts(parent.info.run_id)}
     assert {
         "best.yaml", "trials.csv", "sweep.json", "history.png", "slice.png", "parallel_coordinate.png",
@@ -152,12 +156,12 @@ def test_a_bad_trial_is_pruned_and_a_failing_one_stops_no_other(
         "sampler": {"kind": "random"},
     }
     file, root = write_sweep(tmp_path, changes), tmp_path / "mlruns"
-    from envrl.experiments.sweep_file import load_sweep
-    from envrl.experiments.sweep_search import open_storage, open_study
+    from envrl.experiments.sweep_file import StorageSettings, load_sweep
+    from envrl.experiments.sweep_search import open_search
 
     folder = root / "studies" / "tiny"
     settings = load_sweep(file)
-    study = open_study(settings, open_storage(None, folder), folder)
+    study = open_search(settings, StorageSettings(), folder).study
     study.add_trial(
         optuna.create_trial(
             params={"policy.lora.targets": "all-linear"},
@@ -172,10 +176,14 @@ def test_a_bad_trial_is_pruned_and_a_failing_one_stops_no_other(
     )
     assert sweep.main(["--study", str(file), "--root", str(root)]) == 1
     said = capsys.readouterr().out
-    assert "trial_0000 pruned after 1 iterations" in said
+    assert "trial_0000 pruned after 1 iterations of 2" in said
     assert "trial_0001 failed: policy.lora.targets 'knee_proj'" in said
     record = load_record(folder / "runs" / "trial_0000" / "seed_0" / "record.json")
-    assert (record.status, record.error) == ("failed", "TrialPruned: pruned after 1 iterations")
+    assert (record.status, record.error) == ("pruned", "pruned after 1 iterations of 2")
+    mlflow_client = client(open_store(root))
+    experiment = mlflow_client.get_experiment_by_name("tiny")
+    (run,) = mlflow_client.search_runs([experiment.experiment_id], "tags.pruned = 'true'")
+    assert (run.info.run_name, run.info.status) == ("trial_0000/seed_0", "FINISHED")
     assert [row["state"] for row in rows(folder)] == ["pruned", "fail", "complete"]
 
 

@@ -11,7 +11,7 @@ from optuna.trial import FixedTrial
 
 from envrl.errors import ConfigFault
 from envrl.experiments.sweep_file import SweepSettings, load_sweep
-from envrl.experiments.sweep_search import pruner, sampler
+from envrl.experiments.sweep_methods import PairedGames, pruner, sampler
 from envrl.experiments.sweep_space import Choices, Parameter, Range, Space
 from studies import write_yaml
 
@@ -64,7 +64,10 @@ def loaded(folder: Path, **changes: Any) -> SweepSettings:
             "needs a single objective",
         ),
         ({"objectives": []}, "give success, seconds, or both"),
-        ({"pruner": {"kind": "wilcoxon"}}, "give at least 3 seeds"),
+        (
+            {"sampler": {"kind": "grid"}, "space": {SP: {"choices": [0.1]}}, "enqueue": [{SP: 0.1}]},
+            "a grid tries every setting; leave out enqueue",
+        ),
         ({"trials": 0}, "trials is 0"),
         ({"seeds": [1, 1]}, "give different numbers"),
         ({"enqueue": [{SP: 0.9}]}, "which the space does not hold"),
@@ -145,14 +148,11 @@ def settings(**changes: Any) -> SweepSettings:
 def test_samplers_and_pruners_take_optunas_options() -> None:
     from envrl.experiments.sweep_file import Method
 
-    for kind in ("tpe", "gp", "random", "grid", "nsga2"):
+    for kind in ("tpe", "gp", "random", "grid", "nsga2", "qmc"):
         assert sampler(settings(sampler=Method(kind, {"seed": 3})), 0) is not None
     for kind in ("none", "median", "hyperband", "asha"):
         assert pruner(settings(pruner=Method(kind))) is not None
-    assert isinstance(
-        pruner(settings(pruner=Method("wilcoxon", {"p_threshold": 0.2}), seeds=(0, 1, 2))),
-        optuna.pruners.WilcoxonPruner,
-    )
+    assert isinstance(pruner(settings(pruner=Method("wilcoxon", {"p_threshold": 0.2}))), PairedGames)
     with pytest.raises(ConfigFault, match="median has no option 'patience'; it has n_startup_trials"):
         pruner(settings(pruner=Method("median", {"patience": 3})))
     with pytest.raises(ConfigFault, match=r"sampler\.seed is -1"):
@@ -163,5 +163,4 @@ def test_a_grid_ends_when_it_is_used_up() -> None:
     from envrl.experiments.sweep_file import Method
 
     assert settings(sampler=Method("grid"), trials=50).most_trials == 2
-    assert settings(sampler=Method("grid"), trials=50, enqueue=({SP: 0.1},)).most_trials == 3
     assert settings(trials=50).most_trials == 50

@@ -66,7 +66,8 @@ class RunRecord(_Model):
     arm: str = Field(pattern=r"^[^/\\.\s][^/\\\s]*$")
     """Name of the arm, also a folder name."""
     seed: int = Field(ge=0)
-    status: Literal["running", "finished", "failed"]
+    status: Literal["running", "finished", "failed", "pruned"]
+    """A pruned run was given up by a sweep because others did better."""
     panel_hash: str
     """Content hash of the evaluation panel."""
     evaluations: tuple[Evaluation, ...] = ()
@@ -78,7 +79,7 @@ class RunRecord(_Model):
     config: dict[str, Any] = Field(default_factory=dict)
     """Resolved configuration."""
     error: str | None = None
-    """What a failed run failed of."""
+    """What a failed run failed of, or when a pruned one was given up."""
 
     @model_validator(mode="after")
     def _iterations_rise(self) -> RunRecord:

@@ -209,6 +209,8 @@ def _why_missing(record: RunRecord) -> str:
     place = f"{record.arm}, seed {record.seed}: "
     if record.status == "running":
         return place + f"not finished, {len(record.evaluations)} evaluations so far"
+    if record.status == "pruned":
+        return place + (record.error or "pruned")
     reason = " ".join((record.error or "no reason recorded").split())
     return place + f"failed ({reason[:_REASON_CHARACTERS]})"
 

@@ -135,12 +135,13 @@ def _wanted(config: RunConfig, module: EnvRLModule, iteration: int) -> Wanted:
 def execute_run(
     config: RunConfig, place: RunPlace, report: Callable[[Progress], None] | None = None
 ) -> RunRecord:
-    """Trains one run to its end, from its checkpoint if there is one; a finished run is left alone.
+    """Trains one run to its end, from its checkpoint if there is one; an ended run is left alone.
 
     Args:
         config: What to run.
         place: Where it stands.
-        report: Told the progress after each iteration; also written to ``progress.json``.
+        report: Told the progress after each iteration; also written to ``progress.json``. It ends the run
+            with status "pruned" by raising :class:`~envrl.experiments.runner.GivenUp`.
 
     Raises:
         EnvrlError: Something is missing or broken, the folder holds a run of another configuration, or
@@ -150,7 +151,7 @@ def execute_run(
     torch.set_num_threads(config.train.threads)
     path = record_path(place.study_folder, place.arm, config.seed)
     record = existing_record(path, config)
-    if record is not None and record.status == "finished":
+    if record is not None and record.status in ("finished", "pruned"):
         return record
     checkpoint = path.parent / CHECKPOINT
     completed = completed_iterations(read_checkpoint(checkpoint)) if checkpoint.is_file() else None

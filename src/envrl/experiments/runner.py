@@ -6,9 +6,9 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from envrl.tracking.runs import (
     log_metrics,
     log_text,
     run_context,
+    set_tag,
 )
 from envrl.tracking.store import Store
 from envrl.tracking.traces import transcripts
@@ -63,6 +64,10 @@ _NOT_FOR_USERS = (
 """Beginnings of Lightning's warnings about things that are as they should be."""
 
 
+class GivenUp(Exception):
+    """Raised by a report to end a run that is not worth going on with; it is pruned, not failed."""
+
+
 @dataclass(frozen=True)
 class RunPlace:
     """Where a run stands: in which study, on disk and in MLflow.
@@ -73,6 +78,7 @@ class RunPlace:
         arm: Name of the arm.
         store: MLflow store.
         parent_id: MLflow run of the study; None for a run that stands alone.
+        tags: More tags of the MLflow run.
     """
 
     study_folder: Path
@@ -80,6 +86,7 @@ class RunPlace:
     arm: str
     store: Store
     parent_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def run_name(self, seed: int) -> str:
         """Name of the run with that seed in MLflow."""
@@ -151,6 +158,7 @@ class Runner:
             "arm": self._place.arm,
             "seed": str(self._config.seed),
             "panel": self._parts.games.panel.panel_hash,
+            **self._place.tags,
         }
         place, name = self._place, self._place.run_name(self._config.seed)
         context = run_context(
@@ -160,13 +168,18 @@ class Runner:
             with context as self._run_id:
                 self._update(mlflow_run_id=self._run_id)
                 self._log_beginnings()
-                with _lightning_without_notes():
-                    self._fit(checkpoint)
-                self._log_endings()
+                status, reason = "finished", None
+                try:
+                    with _lightning_without_notes():
+                        self._fit(checkpoint)
+                    self._log_endings()
+                except GivenUp as given_up:
+                    status, reason = "pruned", str(given_up)
+                    set_tag(place.store, self._run_id, "pruned", "true")
         except Exception as error:
             self._update(status="failed", error=f"{type(error).__name__}: {one_line(error)}")
             raise
-        self._update(status="finished")
+        self._update(status=status, error=reason)
         return self._record
 
     def _fit(self, checkpoint: Path | None) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from envrl.errors import ConfigFault
 from envrl.experiments.console import DEFAULT_ROOT, GO_ON, guarded
-from envrl.experiments.sweep_file import load_sweep
+from envrl.experiments.sweep_file import StorageSettings, load_sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +46,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=int, help="trials in all (default: the sweep file's)")
     parser.add_argument(
         "--storage",
-        help="Optuna storage: a database URL, or journal:PATH (default: SQLite in the study's folder)",
+        help="where Optuna keeps the trials: postgresql://USER:PASSWORD@HOST/DATABASE, sqlite:///PATH, or "
+        "journal:PATH (default: SQLite in the study's folder)",
+    )
+    parser.add_argument(
+        "--heartbeat",
+        type=int,
+        default=StorageSettings.heartbeat_s,
+        metavar="SECONDS",
+        help="between two signs of life of a running trial in a database (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=int,
+        default=StorageSettings.grace_s,
+        metavar="SECONDS",
+        help="without a sign of life, after which another machine takes a trial over (default: %(default)s)",
     )
     return parser
 
@@ -57,9 +72,10 @@ def _command(options: argparse.Namespace) -> int:
         settings = replace(settings, trials=options.trials)
     if options.workers < 1:
         raise ConfigFault(f"--workers is {options.workers}; use at least 1")
+    storage = StorageSettings(options.storage, options.heartbeat, options.grace)
     from envrl.experiments.sweep_run import run_sweep
 
-    failed = run_sweep(settings, options.root, options.workers, options.storage, Console())
+    failed = run_sweep(settings, options.root, options.workers, storage, Console())
     return 1 if failed else 0
 
 

@@ -14,14 +14,13 @@ from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.study_file import Changes, checked_file, read_file, require_folder_name
 from envrl.experiments.sweep_space import Choices, Parameter, Range, Space, Value
 
-SamplerKind = Literal["tpe", "cmaes", "gp", "random", "grid", "nsga2"]
+SamplerKind = Literal["tpe", "cmaes", "gp", "random", "grid", "nsga2", "qmc"]
 PrunerKind = Literal["none", "median", "hyperband", "asha", "wilcoxon"]
 Objective = Literal["success", "seconds"]
 _STUDY_KEYS = frozenset({"arms", "baseline", "jobs"})
 """Keys of a study file, which a sweep that extends one does not take over."""
 _FIXED = ("seed", "evaluation", "env", "train.threads", "train.transcripts")
 """What a sweep must not vary: seeds have a key of their own, and trials are compared on one panel."""
-_SEEDS_FOR_WILCOXON = 3
 _EXAMPLE = "sweep_aux_weights.yaml"
 
 
@@ -86,16 +85,14 @@ class SweepSettings:
             raise ConfigFault(f"pruner {self.pruner.kind} needs a single objective; use kind: none")
         if self.pruner.kind != "none" and self.objectives != ("success",):
             raise ConfigFault("a pruner compares success on the panel; use objectives: [success]")
-        if self.pruner.kind == "wilcoxon" and len(self.seeds) < _SEEDS_FOR_WILCOXON:
-            raise ConfigFault(
-                f"pruner wilcoxon compares trials seed by seed; give at least {_SEEDS_FOR_WILCOXON} seeds"
-            )
         if self.pruner.kind != "none" and "train.iterations" in self.space.parameters:
             raise ConfigFault(
                 "space.train.iterations: a pruner compares runs of one length; use pruner: {kind: none}"
             )
         if self.sampler.kind == "grid":
             self.space.grid()
+            if self.enqueue:
+                raise ConfigFault("a grid tries every setting; leave out enqueue")
 
     @property
     def most_trials(self) -> int:
@@ -105,7 +102,7 @@ class SweepSettings:
         size = 1
         for values in self.space.grid().values():
             size *= len(values)
-        return min(self.trials, size + len(self.enqueue))
+        return min(self.trials, size)
 
     def config(self, values: Mapping[str, Value], seed: int) -> RunConfig:
         """The run of a trial.
@@ -125,6 +122,35 @@ class SweepSettings:
         self.space.check(self.base, _FIXED)
         for number, setting in enumerate(self.enqueue):
             self.space.check_setting(setting, self.base, f"enqueue[{number}]")
+
+
+@dataclass(frozen=True)
+class StorageSettings:
+    """Which storage, and when another machine's trial counts as abandoned.
+
+    Attributes:
+        address: A database URL or ``journal:PATH``; None for SQLite in the sweep's folder.
+        heartbeat_s: Seconds between two signs of life of a running trial.
+        grace_s: A trial that has given no sign of life for so many seconds is taken over.
+        patience_s: How long a sweep waits for a database server that has gone away.
+
+    Raises:
+        ConfigFault: The times are impossible.
+    """
+
+    address: str | None = None
+    heartbeat_s: int = 30
+    grace_s: int = 180
+    patience_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.heartbeat_s < 1:
+            raise ConfigFault(f"--heartbeat is {self.heartbeat_s}; use at least 1 second")
+        if self.grace_s <= self.heartbeat_s:
+            raise ConfigFault(
+                f"--grace is {self.grace_s}, not above --heartbeat, {self.heartbeat_s}; "
+                "living trials would be taken over, so use a larger number of seconds"
+            )
 
 
 class _Strict(BaseModel):

@@ -21,18 +21,20 @@ from envrl.experiments.console import clock, say
 from envrl.experiments.deliver import deliver_left
 from envrl.experiments.plain import as_plain
 from envrl.experiments.preflight import preflight
-from envrl.experiments.sweep_file import SweepSettings
+from envrl.experiments.sweep_file import StorageSettings, SweepSettings
+from envrl.experiments.sweep_methods import sampler
 from envrl.experiments.sweep_report import outcome_text, report_sweep
 from envrl.experiments.sweep_search import (
+    PLACE,
+    Search,
     attempts,
     folder_name,
     has_work,
-    open_storage,
-    open_study,
+    is_over,
+    may_come_back,
+    open_search,
     put_back_orphans,
     quiet_optuna,
-    sampler,
-    taking_turns,
 )
 from envrl.experiments.sweep_worker import SweepPlace, work_in_process
 from envrl.experiments.workers import INTERRUPTED, WorkPlace, interrupts_ignored, limit_threads
@@ -44,7 +46,7 @@ _POLL_S = 0.5
 
 
 def run_sweep(
-    settings: SweepSettings, root: Path, workers: int, storage: str | None, console: Console
+    settings: SweepSettings, root: Path, workers: int, storage: StorageSettings, console: Console
 ) -> int:
     """Runs the trials that are missing, then writes the report.
 
@@ -52,7 +54,7 @@ def run_sweep(
         settings: What to search, and how.
         root: Folder of the MLflow store and of the study folders.
         workers: Trials at the same time.
-        storage: Address of Optuna's storage; None for SQLite in the study's folder.
+        storage: Where Optuna keeps the trials.
         console: Where to print.
 
     Returns:
@@ -68,7 +70,8 @@ def run_sweep(
     games = preflight(settings.config({}, settings.seeds[0]))
     store = open_store(root)
     folder = root / "studies" / settings.name
-    study = open_study(settings, open_storage(storage, folder), folder)
+    search = open_search(settings, storage, folder)
+    study = search.study
     say(
         console,
         f"sweep {settings.name}: {settings.most_trials} trials of {len(settings.seeds)} runs, "
@@ -80,11 +83,11 @@ def run_sweep(
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:
         try:
-            _work(settings, place, study, workers, console)
+            _work(settings, place, search, workers, console)
         except KeyboardInterrupt:
             status = "KILLED"
-            with taking_turns(folder):
-                put_back_orphans(study, folder)
+            with search.turn():
+                put_back_orphans(search)
             if any(a.last.state == TrialState.COMPLETE for a in attempts(study)):
                 report_sweep(settings, study, place.work, console)
             raise
@@ -124,25 +127,26 @@ def _known_parent(path: Path, name: str, store: Store) -> str | None:
     return find_run(store, name, name)
 
 
-def _work(
-    settings: SweepSettings, place: SweepPlace, study: optuna.Study, workers: int, console: Console
-) -> None:
+def _work(settings: SweepSettings, place: SweepPlace, search: Search, workers: int, console: Console) -> None:
     """Keeps worker processes at work until no trial is left; a process that dies is replaced."""
-    folder = place.work.folder
-    with taking_turns(folder):
-        put_back_orphans(study, folder)
-        if not has_work(study, settings.most_trials):
+    study = search.study
+    with search.turn():
+        put_back_orphans(search)
+        if not has_work(study, settings.most_trials) and not may_come_back(search):
             say(console, "no trial is left to run")
             return
     limit_threads(settings.config({}, settings.seeds[0]).train.threads)
-    told = {a.number for a in attempts(study) if a.last.state.is_finished()}
+    told = {a.number for a in attempts(study) if is_over(a.last)}
     crashes = 0
+    waiting = False
     with _stopped_in_the_end() as running:
         running += [_start(settings, place) for _ in range(workers)]
         while running:
             time.sleep(_POLL_S)
-            with taking_turns(folder):  # a trial that is being put back looks failed for a moment
-                _tell_new(study, told, settings, console)
+            _tell_new(study, told, settings, console)
+            if not waiting and _others_work(search, settings):
+                waiting = True
+                say(console, "no trial is left to start; waiting for those of other machines")
             for process in [p for p in running if not p.is_alive()]:
                 running.remove(process)
                 if process.exitcode == 0:
@@ -160,6 +164,13 @@ def _work(
                 say(console, "a worker process died; its trial goes on from its checkpoint")
                 running.append(_start(settings, place))
     _tell_new(study, told, settings, console)
+
+
+def _others_work(search: Search, settings: SweepSettings) -> bool:
+    """Whether all that is left to do is running on other machines."""
+    running = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    elsewhere = bool(running) and all(t.user_attrs.get(PLACE, search.place) != search.place for t in running)
+    return elsewhere and not has_work(search.study, settings.most_trials)
 
 
 def _start(settings: SweepSettings, place: SweepPlace) -> BaseProcess:
@@ -185,7 +196,7 @@ def _stopped_in_the_end() -> Iterator[list[BaseProcess]]:
 
 def _tell_new(study: optuna.Study, told: set[int], settings: SweepSettings, console: Console) -> None:
     for attempt in attempts(study):
-        if attempt.number not in told and attempt.last.state.is_finished():
+        if attempt.number not in told and is_over(attempt.last):
             told.add(attempt.number)
             style = "red" if attempt.last.state == TrialState.FAIL else ""
             say(console, f"{folder_name(attempt.number)} {outcome_text(attempt, settings)}", style)

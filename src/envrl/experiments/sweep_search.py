@@ -1,10 +1,8 @@
-"""Optuna's side of a sweep: storage, sampler, pruner, and trials that are tried again."""
+"""A sweep's study in Optuna: trials, those that are tried again, what two calls must have in common."""
 
 from __future__ import annotations
 
 import fcntl
-import importlib.util
-import inspect
 import json
 import socket
 import warnings
@@ -16,45 +14,22 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import (
-    BaseStorage,
-    JournalStorage,
-    RDBStorage,
-    RetryHeartbeatStaleTrialCallback,
-    fail_stale_trials,
-)
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
-from envrl.errors import ConfigFault, DataFault
+from envrl.errors import DataFault
 from envrl.experiments.plain import as_plain
-from envrl.experiments.resume import first_difference
-from envrl.experiments.sweep_file import Method, SweepSettings
-from envrl.seeding import derive_seed
+from envrl.experiments.sweep_file import StorageSettings, SweepSettings
+from envrl.experiments.sweep_methods import pruner
+from envrl.experiments.sweep_storage import Storage, open_storage
 
-HOST = "host"
+PLACE = "place"
+"""Where a trial runs: its machine and the sweep's folder there."""
 ERROR = "error"
 INTERRUPTIONS = "interruptions"
 _SETTINGS = "sweep"
 _MOST_KILLS = 3
-_HEARTBEAT_S = 30
-_GRACE_S = 180
-_JOURNAL = "journal:"
-_SAMPLERS: dict[str, type[optuna.samplers.BaseSampler]] = {
-    "tpe": optuna.samplers.TPESampler,
-    "cmaes": optuna.samplers.CmaEsSampler,
-    "gp": optuna.samplers.GPSampler,
-    "random": optuna.samplers.RandomSampler,
-    "grid": optuna.samplers.GridSampler,
-    "nsga2": optuna.samplers.NSGAIISampler,
-}
-_PRUNERS: dict[str, type[optuna.pruners.BasePruner]] = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-    "asha": optuna.pruners.SuccessiveHalvingPruner,
-    "wilcoxon": optuna.pruners.WilcoxonPruner,
-}
+_DIFFERENCES = 5
 
 
 @dataclass(frozen=True)
@@ -89,15 +64,6 @@ def attempts(study: optuna.Study) -> list[Attempt]:
     return [Attempt(number, trial) for number, trial in sorted(last.items())]
 
 
-@contextmanager
-def taking_turns(folder: Path) -> Iterator[None]:
-    """One process of this folder at a time, so that none counts trials while another adds one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".sweep.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def quiet_optuna() -> None:
     """Leaves out what Optuna prints of every trial, and that some of its interfaces are young."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -106,126 +72,103 @@ def quiet_optuna() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"optuna\..*")
 
 
-def open_storage(address: str | None, folder: Path) -> BaseStorage:
-    """Opens the storage: SQLite in the folder, any database, or a journal file (``journal:PATH``).
+@dataclass(frozen=True)
+class Search:
+    """A sweep in its storage, seen from one folder.
 
-    Raises:
-        ConfigFault: It can't be opened.
+    Attributes:
+        study: Optuna's study.
+        storage: Where it is kept.
+        folder: Folder of the sweep on this machine.
     """
-    address = address or f"sqlite:///{(folder / 'optuna.db').resolve()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if address.startswith(_JOURNAL):
-            path = Path(address.removeprefix(_JOURNAL))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(str(path)))
-        wait = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {}
-        return RDBStorage(
-            address,
-            engine_kwargs=wait,
-            heartbeat_interval=_HEARTBEAT_S,
-            grace_period=_GRACE_S,
-            heartbeat_stale_trial_callback=try_again,
-        )
-    except Exception as error:
-        # The address may hold a password, so only its kind is named.
-        kind = address.partition(":")[0]
-        raise ConfigFault(
-            f"the {kind} storage can't be opened ({type(error).__name__}); give sqlite:///PATH, journal:PATH "
-            "or the URL of a database whose driver is installed"
-        ) from error
+
+    study: optuna.Study
+    storage: Storage
+    folder: Path
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One process of the sweep at a time, over all machines."""
+        with self.storage.turn(self.study.study_name):
+            yield
+
+    @property
+    def place(self) -> str:
+        """This machine and folder, as it is written into a trial."""
+        return f"{socket.gethostname()}:{self.folder.resolve()}"
 
 
-def open_study(settings: SweepSettings, storage: BaseStorage, folder: Path) -> optuna.Study:
+def open_search(settings: SweepSettings, where: StorageSettings, folder: Path) -> Search:
     """Makes the Optuna study, or finds it, with the settings that are tried first.
 
     Raises:
+        ConfigFault: The storage can't be opened.
         DataFault: The storage holds a sweep of that name with another space, base, or way of measuring.
     """
+    storage = open_storage(where, folder, try_again)
     up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
-    directions = [up if objective == "success" else down for objective in settings.objectives]
     plain = {k: as_plain(getattr(settings, k)) for k in ("space", "base", "objectives", "seeds")}
+    plain["space"] = plain["space"]["parameters"]
     plain = json.loads(json.dumps(plain))
-    with taking_turns(folder):
+    with storage.turn(settings.name):
         study = optuna.create_study(
             study_name=settings.name,
-            storage=storage,
-            directions=directions,
+            storage=storage.optuna,
+            directions=[up if objective == "success" else down for objective in settings.objectives],
             load_if_exists=True,
             pruner=pruner(settings),
         )
         known = study.user_attrs.get(_SETTINGS)
+        if known is None and study.get_trials(deepcopy=False):
+            raise DataFault(
+                f"the storage holds a study '{settings.name}' that this command did not make; "
+                "give the sweep another name"
+            )
         if known is not None and known != plain:
             raise DataFault(
-                f"the storage holds another sweep '{settings.name}' ({first_difference(known, plain)}); "
+                f"the storage holds another sweep '{settings.name}' ({_differences(known, plain)}); "
                 "give this one another name"
             )
         study.set_user_attr(_SETTINGS, plain)
         for setting in settings.enqueue:
             study.enqueue_trial(dict(setting), skip_if_exists=True)
-    return study
+    return Search(study, storage, folder)
 
 
-def sampler(settings: SweepSettings, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler for the trial of that number.
-
-    Made anew for each trial, with a seed of its own: workers that share a seed would all propose the same,
-    and a sweep that goes on would repeat its beginning.
-
-    Raises:
-        ConfigFault: An option is unknown or impossible, or a package is missing.
-    """
-    method = settings.sampler
-    options = dict(method.options)
-    root = options.pop("seed", 0)
-    if not isinstance(root, int) or isinstance(root, bool) or root < 0:
-        raise ConfigFault(f"sampler.seed is {root!r}; give a whole number >= 0")
-    options["seed"] = derive_seed(root, "sweep", number) % 2**32
-    if method.kind == "tpe":
-        options = {"multivariate": True, "group": True} | options
-    elif method.kind == "grid":
-        # The order of the grid must stay the same for all trials, or points are repeated.
-        options |= {"search_space": settings.space.grid(), "seed": root}
-    elif method.kind in ("cmaes", "gp"):
-        options = {"warn_independent_sampling": False} | options
-    made: optuna.samplers.BaseSampler = _made("sampler", _SAMPLERS[method.kind], Method(method.kind, options))
-    return made
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Every setting in which two sweeps differ, with both values; the first few of many."""
+    pairs = _unequal(old, new)
+    shown = "; ".join(f"{key}: {_was_is(was, now)}" for key, was, now in pairs[:_DIFFERENCES])
+    more = len(pairs) - _DIFFERENCES
+    return f"{shown}; and {more} more" if more > 0 else shown
 
 
-def pruner(settings: SweepSettings) -> optuna.pruners.BasePruner:
-    """The pruner; its steps are iterations, those of a later seed after those of the ones before it.
-
-    Raises:
-        ConfigFault: An option is unknown or impossible.
-    """
-    config = settings.config({}, settings.seeds[0])
-    steps = config.train.iterations * len(settings.seeds)
-    first = min(config.evaluation.every, config.train.iterations)
-    defaults: dict[str, dict[str, Any]] = {
-        "asha": {"min_resource": first},
-        "hyperband": {"min_resource": first, "max_resource": steps},
-    }
-    method = settings.pruner
-    options = defaults.get(method.kind, {}) | dict(method.options)
-    made: optuna.pruners.BasePruner = _made("pruner", _PRUNERS[method.kind], Method(method.kind, options))
-    return made
+def _unequal(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() & new.keys():
+        names = {**old, **new}
+        return [
+            pair
+            for name in names
+            for pair in _unequal(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+        ]
+    return [] if old == new else [(key, old, new)]
 
 
-def _made(place: str, made_by: type[Any], method: Method) -> Any:
-    known = [n for n in inspect.signature(made_by).parameters if not n.startswith("_")]
-    if unknown := [name for name in method.options if name not in known]:
-        raise ConfigFault(
-            f"{place} {method.kind} has no option '{unknown[0]}'; it has {', '.join(known) or 'none'}"
+def _was_is(was: Any, now: Any) -> str:
+    if was is None:
+        return f"is new, {_plainly(now)}"
+    return f"was {_plainly(was)}, is left out" if now is None else f"was {_plainly(was)}, is {_plainly(now)}"
+
+
+def _plainly(value: Any) -> str:
+    """A parameter of a space as short as in its file; anything else as it is."""
+    if isinstance(value, Mapping) and isinstance(domain := value.get("domain"), Mapping):
+        value = {k: v for k, v in domain.items() if v not in (None, False)} | (
+            {"when": value["when"]} if value.get("when") else {}
         )
-    # Optuna would find out at the second trial.
-    if method.kind == "cmaes" and importlib.util.find_spec("cmaes") is None:
-        raise ConfigFault(
-            f"{place} cmaes needs the package cmaes, which is not installed; install it, or use tpe"
-        )
-    try:
-        return made_by(**method.options)
-    except (TypeError, ValueError) as error:
-        raise ConfigFault(f"{place} {method.kind}: {error}") from error
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}"
+    return str(value)
 
 
 def try_again(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -233,32 +176,63 @@ def try_again(study: optuna.Study, trial: FrozenTrial) -> None:
 
     Not for ever: a trial that kills its workers, say by running out of memory, is given up after three times.
     """
-    allowed = _MOST_KILLS + int(trial.user_attrs.get(INTERRUPTIONS, 0))
-    RetryHeartbeatStaleTrialCallback(max_retry=allowed, inherit_intermediate_values=True)(study, trial)
+    trial.user_attrs = {k: v for k, v in trial.user_attrs.items() if k not in (PLACE, ERROR)}
+    RetryHeartbeatStaleTrialCallback(max_retry=_most_attempts(trial), inherit_intermediate_values=True)(
+        study, trial
+    )
 
 
-def put_back_orphans(study: optuna.Study, folder: Path) -> int:
-    """Puts trials of killed workers back in the queue; returns how many.
+def _most_attempts(trial: FrozenTrial) -> int:
+    return _MOST_KILLS + int(trial.user_attrs.get(INTERRUPTIONS, 0))
 
-    A worker of this machine holds its trial's folder locked, so that its death shows at once. Those of
-    other machines show when they send no heartbeat for some minutes. To be called while taking turns.
+
+def will_be_repeated(trial: FrozenTrial) -> bool:
+    """Whether a trial counts as failed only because its worker died, and is to be put back in the queue."""
+    killed = trial.state == TrialState.FAIL and ERROR not in trial.user_attrs
+    before = RetryHeartbeatStaleTrialCallback.retry_history(trial)
+    return killed and len(before) < _most_attempts(trial)
+
+
+def is_over(trial: FrozenTrial) -> bool:
+    """Whether the trial has ended for good."""
+    return trial.state.is_finished() and not will_be_repeated(trial)
+
+
+def put_back_orphans(search: Search) -> int:
+    """Puts trials of killed workers back in the queue; returns how many. To be called in a turn.
+
+    A worker of this folder holds its trial's folder locked, so that its death shows at once. Those of
+    other machines show when they have sent no heartbeat for some time. A trial without a place was drawn by
+    a process that died in its turn.
     """
+    study = search.study
+    # To tell a trial's end asks the sampler, which may be that of a grid and wants to end the whole search.
+    study.sampler = optuna.samplers.RandomSampler()
+    before = {trial.number for trial in study.get_trials(deepcopy=False)}
     fail_stale_trials(study)
-    orphans = [
-        trial
-        for trial in study.get_trials(states=(TrialState.RUNNING,))
-        if trial.user_attrs.get(HOST) == socket.gethostname() and _is_free(folder, trial)
-    ]
-    for trial in orphans:
-        study.tell(trial.number, state=TrialState.FAIL)
-        try_again(study, trial)
-    return len(orphans)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        place = trial.user_attrs.get(PLACE)
+        if place is None or (place == search.place and _is_free(search.folder, trial)):
+            study.tell(trial.number, state=TrialState.FAIL)
+    # Apart from the marking, so that trials are found again if this process dies in between.
+    for attempt in attempts(study):
+        if will_be_repeated(attempt.last):
+            try_again(study, study.get_trials()[attempt.last.number])
+    return sum(trial.number not in before for trial in study.get_trials(deepcopy=False))
 
 
 def has_work(study: optuna.Study, most_trials: int) -> bool:
-    """Whether there is a trial to start. To be called while taking turns."""
+    """Whether there is a trial to start. To be called in a turn."""
     known = attempts(study)
     return len(known) < most_trials or any(a.last.state == TrialState.WAITING for a in known)
+
+
+def may_come_back(search: Search) -> bool:
+    """Whether a trial is running whose worker's death would be noticed here."""
+    return any(
+        search.storage.has_heartbeat or trial.user_attrs.get(PLACE) == search.place
+        for trial in search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    )
 
 
 def _lock_path(folder: Path, number: int) -> Path:

@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Self
 
 import optuna
+from optuna.storages import RDBStorage
 
-from envrl.analysis.records import RunRecord
+from envrl.analysis.records import RunRecord, load_record, record_path
 from envrl.errors import EnvrlError
 from envrl.experiments.config import RunConfig
 from envrl.experiments.console import interrupt, one_line
 from envrl.experiments.run import execute_run
-from envrl.experiments.runner import RunPlace
-from envrl.experiments.sweep_file import SweepSettings
+from envrl.experiments.runner import GivenUp, RunPlace
+from envrl.experiments.sweep_file import StorageSettings, SweepSettings
+from envrl.experiments.sweep_methods import PairedGames, sampler
 from envrl.experiments.sweep_search import (
     ERROR,
-    HOST,
     INTERRUPTIONS,
+    PLACE,
+    Search,
     folder_name,
     has_work,
     held,
-    open_storage,
-    open_study,
+    may_come_back,
+    open_search,
     original,
     put_back_orphans,
     quiet_optuna,
-    sampler,
-    taking_turns,
 )
 from envrl.experiments.sweep_space import Value
 from envrl.experiments.workers import INTERRUPTED, WorkPlace, die_with_parent
+from envrl.tracking.runs import log_metrics
 from envrl.training.progress import Progress
+
+_WAIT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,11 @@ class SweepPlace:
 
     Attributes:
         work: Folder, MLflow experiment, store and parent run.
-        storage: Address of Optuna's storage; None for SQLite in the folder.
+        storage: Where Optuna keeps the trials.
     """
 
     work: WorkPlace
-    storage: str | None
+    storage: StorageSettings
 
 
 def work_in_process(settings: SweepSettings, place: SweepPlace) -> None:
@@ -66,86 +71,140 @@ def work_in_process(settings: SweepSettings, place: SweepPlace) -> None:
 
 
 def work_off(settings: SweepSettings, place: SweepPlace) -> None:
-    """Runs trials until there are as many as there shall be.
+    """Runs trials until there are as many as there shall be and none runs that could come back.
 
     Raises:
         EnvrlError: The storage can't be used.
     """
     quiet_optuna()
-    folder = place.work.folder
-    study = open_study(settings, open_storage(place.storage, folder), folder)
+    search = open_search(settings, place.storage, place.work.folder)
+    study = search.study
     while True:
         with ExitStack() as turn:
-            turn.enter_context(taking_turns(folder))
-            put_back_orphans(study, folder)
-            if not has_work(study, settings.most_trials):
+            turn.enter_context(search.turn())
+            put_back_orphans(search)
+            if has_work(study, settings.most_trials):
+                study.sampler = sampler(settings, len(study.get_trials(deepcopy=False)))
+                # Optuna draws the trial and then calls the objective, which ends this process's turn.
+                with _Trial(settings, place, search, turn.close) as objective:
+                    try:
+                        study.optimize(objective, n_trials=1, catch=(Exception,))
+                    except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+                        # It gave no sign of life for too long, and another machine has taken it over.
+                        if not objective.taken_over:
+                            raise
+                continue
+            if not may_come_back(search):
                 return
-            study.sampler = sampler(settings, len(study.get_trials(deepcopy=False)))
-            # Optuna draws the trial and then calls the objective, which ends this process's turn.
-            objective = _Trial(settings, place, turn.close)
-            study.optimize(objective, n_trials=1, catch=(Exception,))
+        time.sleep(_WAIT_S)
 
 
 class _Trial:
-    """The objective: one trial with all its seeds."""
+    """The objective: one trial with all its seeds, whose folder stays locked until its end is told."""
 
-    def __init__(self, settings: SweepSettings, place: SweepPlace, started: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: SweepSettings, place: SweepPlace, search: Search, started: Callable[[], None]
+    ) -> None:
         self._settings = settings
         self._place = place
+        self._search = search
         self._started = started
+        self._lock = ExitStack()
+        self.taken_over = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
 
     def __call__(self, trial: optuna.Trial) -> tuple[float, ...]:
-        frozen = trial.study.get_trials(deepcopy=False)[trial.number]
-        number = original(frozen)
-        with held(self._place.work.folder, number):
-            trial.set_user_attr(HOST, socket.gethostname())
+        try:
+            return self._judged(trial)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            self.taken_over = True
+            raise
+
+    def _judged(self, trial: optuna.Trial) -> tuple[float, ...]:
+        """The trial's values; why it has none is written into it."""
+        number = original(trial.study.get_trials(deepcopy=False)[trial.number])
+        self._lock.enter_context(held(self._place.work.folder, number))
+        # Before it has a place, it must have a heartbeat: without one nobody else could find it dead.
+        if isinstance(self._search.storage.optuna, RDBStorage):
+            self._search.storage.optuna.record_heartbeat(trial._trial_id)
+        trial.set_user_attr(PLACE, self._search.place)
+        try:
             values = self._settings.space.suggest(trial)
             self._started()
-            try:
-                records = [self._run(trial, number, values, n) for n in range(len(self._settings.seeds))]
-            except KeyboardInterrupt:
-                trial.set_user_attr(INTERRUPTIONS, int(trial.user_attrs.get(INTERRUPTIONS, 0)) + 1)
-                # Left as running, so that it is put back in the queue; told as failed, it would be over.
-                os._exit(INTERRUPTED)
-            except optuna.TrialPruned as pruned:
-                trial.set_user_attr(ERROR, one_line(pruned))
-                raise
-            except Exception as error:
-                name = "" if isinstance(error, EnvrlError) else f"{type(error).__name__}: "
-                trial.set_user_attr(ERROR, f"{name}{one_line(error)}")
-                raise
+            records = self._run_all(trial, number, values)
+        except KeyboardInterrupt:
+            trial.set_user_attr(INTERRUPTIONS, int(trial.user_attrs.get(INTERRUPTIONS, 0)) + 1)
+            # Left as running, so that it is put back in the queue; told as failed, it would be over.
+            os._exit(INTERRUPTED)
+        except optuna.TrialPruned as pruned:
+            trial.set_user_attr(ERROR, one_line(pruned))
+            raise
+        except optuna.exceptions.UpdateFinishedTrialError:
+            raise
+        except Exception as error:
+            name = "" if isinstance(error, EnvrlError) else f"{type(error).__name__}: "
+            trial.set_user_attr(ERROR, f"{name}{one_line(error)}")
+            raise
         measured = {
             "success": _mean([r.evaluations[-1].success_rate for r in records]),
             "seconds": _mean([r.seconds for r in records]),
         }
         trial.set_user_attr("seconds", measured["seconds"])
+        self._log(records, measured)
         return tuple(measured[objective] for objective in self._settings.objectives)
 
-    def _run(self, trial: optuna.Trial, number: int, values: dict[str, Value], position: int) -> RunRecord:
-        seed = self._settings.seeds[position]
-        config = self._settings.config(values, seed)
-        work = self._place.work
-        place = RunPlace(work.folder, work.experiment, folder_name(number), work.store, work.parent_id)
-        known = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
-        report = None
-        if self._settings.pruner.kind not in ("none", "wilcoxon"):
-            report = _Reporter(trial, config, position * config.train.iterations, known)
-        record = execute_run(config, place, report)
-        if self._settings.pruner.kind == "wilcoxon" and position not in known:
-            trial.report(record.evaluations[-1].success_rate, position)
-            if trial.should_prune():
-                raise optuna.TrialPruned(f"pruned after {position + 1} seeds")
-        return record
+    def _run_all(self, trial: optuna.Trial, number: int, values: dict[str, Value]) -> list[RunRecord]:
+        """One run after the other for all seeds.
+
+        Raises:
+            TrialPruned: The pruner gave the trial up.
+        """
+        records: list[RunRecord] = []
+        for position, seed in enumerate(self._settings.seeds):
+            config = self._settings.config(values, seed)
+            work = self._place.work
+            place = RunPlace(
+                work.folder,
+                work.experiment,
+                folder_name(number),
+                work.store,
+                work.parent_id,
+                {"trial": str(number)},
+            )
+            report = None
+            if self._settings.pruner.kind != "none":
+                report = _Reporter(trial, config, place, position)
+            records.append(execute_run(config, place, report))
+            if records[-1].status == "pruned":
+                of_seed = f", seed {seed}" if len(self._settings.seeds) > 1 else ""
+                raise optuna.TrialPruned(f"{records[-1].error}{of_seed}")
+        return records
+
+    def _log(self, records: list[RunRecord], measured: dict[str, float]) -> None:
+        """The trial's values on its MLflow runs, so that these can be searched and sorted by them."""
+        metrics = {f"trial/{name}": value for name, value in measured.items()}
+        for record in records:
+            if record.mlflow_run_id is not None:
+                log_metrics(
+                    self._place.work.store, record.mlflow_run_id, metrics, record.evaluations[-1].iteration
+                )
 
 
 class _Reporter:
     """Tells the pruner of every evaluation, and gives the run up if the pruner says so."""
 
-    def __init__(self, trial: optuna.Trial, config: RunConfig, offset: int, known: set[int]) -> None:
+    def __init__(self, trial: optuna.Trial, config: RunConfig, place: RunPlace, position: int) -> None:
         self._trial = trial
         self._config = config
-        self._offset = offset
-        self._known = known
+        self._offset = position * config.train.iterations
+        self._record = record_path(place.study_folder, place.arm, config.seed)
+        frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+        self._known = set(frozen.intermediate_values)
 
     def __call__(self, progress: Progress) -> None:
         done, value = progress.iteration, progress.evaluation_success
@@ -154,10 +213,18 @@ class _Reporter:
         if value is None or not evaluated or done == 0:
             return
         step = self._offset + done
+        if isinstance(self._trial.study.pruner, PairedGames):
+            self._trial.set_user_attr(*PairedGames.told(step, self._outcomes()))
         if step not in self._known:
             self._trial.report(value, step)
         if self._trial.should_prune():
-            raise optuna.TrialPruned(f"pruned after {done} iterations")
+            raise GivenUp(f"pruned after {done} iterations of {progress.iterations}")
+
+    def _outcomes(self) -> dict[str, bool]:
+        """Which games of the panel the last evaluation won."""
+        return {
+            outcome.game_id: outcome.won for outcome in load_record(self._record).evaluations[-1].outcomes
+        }
 
 
 def _mean(values: list[float]) -> float:

@@ -67,6 +67,11 @@ def log_environment(store: Store, run_id: str) -> None:
     outbox(store, run_id).put({"kind": "tags", "tags": {"git_commit": git_commit() or "unknown"}})
 
 
+def set_tag(store: Store, run_id: str, key: str, value: str) -> None:
+    """Sets a tag, by which MLflow finds runs: ``tags.pruned = 'true'``."""
+    outbox(store, run_id).put({"kind": "tags", "tags": {key: value}})
+
+
 def log_artifact(store: Store, run_id: str, path: Path, folder: str | None = None) -> None:
     """Copies a file, or a folder with what is in it, to the artifacts of a run.
 

@@ -55,6 +55,12 @@ _EVALUATION = (
     MetricSpec("eval/imagined_rate/<family>", "share", "the same on games of that task type", False),
     MetricSpec("eval/seconds", "s", "wall time of the evaluation", False),
 )
+_TRIAL = (
+    MetricSpec(
+        "trial/success", "share", "of a sweep's trial: success on the panel at the end, mean over seeds", True
+    ),
+    MetricSpec("trial/seconds", "s", "of a sweep's trial: wall time of a run, mean over its seeds", False),
+)
 _KNOWLEDGE = (
     ("sp_ce", "nats/token", "cross-entropy of the next observation's tokens", False),
     ("sp_exact_match", "share", "next observations with every token ranked first / questions", True),
@@ -217,6 +223,7 @@ METRICS: tuple[MetricSpec, ...] = (
     *(MetricSpec(f"rollout/{name}", unit, text, better) for name, unit, text, better in _EPISODES),
     *_ROLLOUT,
     *_TRAINING,
+    *_TRIAL,
 )
 """The table, in the order in which it is shown."""
 

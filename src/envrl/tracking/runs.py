@@ -24,6 +24,7 @@ from envrl.tracking.logs import (
     log_episodes,
     log_metrics,
     log_text,
+    set_tag,
 )
 from envrl.tracking.outbox import (
     Outbox,
@@ -67,6 +68,7 @@ __all__ = [
     "log_text",
     "open_store",
     "run_context",
+    "set_tag",
     "start_study",
     "undelivered",
 ]
