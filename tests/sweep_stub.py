@@ -1,4 +1,4 @@
-"""Sweeps whose trials train nothing: a run is a curve made up from its settings, written as a real run's record.
+"""Sweeps whose trials train nothing: a run is a curve made up from its settings, with a real run's record.
 
 As a script it is one machine of a sweep: ``python sweep_stub.py FOLDER STORAGE TRIALS SECONDS [GRACE]``.
 """

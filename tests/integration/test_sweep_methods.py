@@ -1,4 +1,4 @@
-"""Every sampler and pruner at work on a sweep whose runs are made-up curves; only the training is left out."""
+"""Every sampler and pruner at work on a sweep whose runs are made-up curves; only training is left out."""
 
 from __future__ import annotations
 
