@@ -21,7 +21,7 @@ PARALLEL := -n logical --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate test test-all lint types bench notebooks reference clean
+.PHONY: help ablate test test-all lint types bench notebooks docs docs-serve reference clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -51,13 +51,20 @@ bench: $(VENV)/.reference $(filter $(GENERATED),$(GAMES)) ## measure both enviro
 notebooks: $(VENV)/.dev ## execute the notebooks
 	$(ONE_THREAD) $(BIN)/pytest -q -k notebook tests
 
+docs: $(VENV)/.docs ## build the documentation site into site/, links checked
+	$(BIN)/mkdocs build --quiet --clean
+	@echo "docs: open site/index.html"
+
+docs-serve: $(VENV)/.docs ## show the documentation while it is written
+	$(BIN)/mkdocs serve
+
 $(GENERATED): | $(VENV)/.run
 	$(BIN)/python -m envrl.envs.alfworld.generate --out $@ --count 24 --seed 0
 
 reference: $(VENV)/.reference ## install TextWorld, for `backend: textworld` and the comparisons
 
 clean: ## remove the virtual environment, caches and build products; runs and results stay
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist site src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	rm -rf .benchmarks .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -76,3 +83,7 @@ $(VENV)/.reference: $(VENV)/.run
 $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/python tools/install.py dev
 	touch $(VENV)/.reference $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(BIN)/python tools/install.py docs
+	touch $@

@@ -3,6 +3,7 @@
     python tools/install.py run        what a study needs
     python tools/install.py reference  TextWorld as well, the oracle the native engine is tested against
     python tools/install.py dev        both, and the development tools
+    python tools/install.py docs       what builds the documentation site
 
 Standard library only: it runs before anything is installed. Three things make it quick:
 
@@ -43,6 +44,12 @@ def runtime_requirements(pyproject: Path = ROOT / "pyproject.toml") -> list[str]
     """The project's declared dependencies without torch and alfworld, which are installed apart."""
     declared: list[str] = tomllib.loads(pyproject.read_text())["project"]["dependencies"]
     return [r for r in declared if requirement_name(r) not in ("torch", DATA_ONLY)]
+
+
+def optional_requirements(extra: str, pyproject: Path = ROOT / "pyproject.toml") -> list[str]:
+    """The requirements of one extra, which are installed without resolving the whole project again."""
+    extras: dict[str, list[str]] = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
+    return extras[extra]
 
 
 def call(command: Sequence[str]) -> bool:
@@ -94,11 +101,16 @@ def install_dev() -> None:
     install(DATA_ONLY, "--editable", ".[dev]")
 
 
+def install_docs() -> None:
+    """What builds the documentation site; needs the ``run`` stage, and nothing of the other two."""
+    install(*optional_requirements("docs"))
+
+
 def main() -> None:
     """Installs the stage named on the command line and says how long it took."""
-    stages = {"run": install_run, "reference": install_reference, "dev": install_dev}
+    stages = {"run": install_run, "reference": install_reference, "dev": install_dev, "docs": install_docs}
     parser = argparse.ArgumentParser(description="Install envrl into this Python's virtual environment.")
-    parser.add_argument("stage", choices=stages, help="run first, then reference or dev")
+    parser.add_argument("stage", choices=stages, help="run first, then any other")
     stage = parser.parse_args().stage
     if sys.prefix == sys.base_prefix:
         raise SystemExit("install: run this with the Python of a virtual environment, e.g. .venv/bin/python")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from envrl.types import Game, Observation, StepResult
@@ -39,3 +40,24 @@ def was_admissible(action: str | None, seen: Observation, step: StepResult) -> b
         step: What came of it.
     """
     return bool(step.info.get("admissible", action in seen.admissible))
+
+
+@runtime_checkable
+class TextEnvKind(Protocol):
+    """A kind of environment that a configuration can name: ``env.name: my_module:MyEnv``.
+
+    A class that follows :class:`TextEnv`, is built without arguments and has ``games`` as a static or
+    class method, follows this protocol.
+    """
+
+    def __call__(self) -> TextEnv:
+        """Builds one environment; many are built in one process, each for one episode at a time."""
+        ...
+
+    def games(self, split: str) -> Sequence[Game]:
+        """Every game of a split, in the same order and with the same ids at each call.
+
+        Args:
+            split: ``train``, or the panel's: ``test`` unless ``evaluation.split`` names another.
+        """
+        ...

@@ -19,7 +19,7 @@ from envrl.errors import ConfigFault
 from envrl.experiments.checks import check_objectives
 from envrl.experiments.plain import merge, nested
 from envrl.policy.settings import PolicySettings, SamplingSettings, embedded_policy, model_source
-from envrl.prompts.settings import PromptSettings
+from envrl.prompts.settings import Domain, PromptSettings
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.training.settings import COMPARES_EPISODES, LossSettings, OptimSettings
 
@@ -52,15 +52,15 @@ class WebShopSettings:
 
 
 _MOST_STEPS = {"alfworld": 12, "webshop": 15}
-"""Default limit of an episode: enough for small rooms; WebShop's published one."""
+"""Default limit of an episode: enough for small rooms; WebShop's published one. Own environments: 12."""
 
 
 @dataclass(frozen=True)
 class EnvSettings:
     """Games to train on."""
 
-    name: Literal["alfworld", "webshop"] = "alfworld"
-    """Environment."""
+    name: str = "alfworld"
+    """Environment: alfworld, webshop, or module:class of an own one (docs/own_environment.md)."""
     backend: Literal["native", "textworld"] = "native"
     """ALFWorld. native: the built-in engine; textworld: the alfworld package's own stack (a thousand times
     slower)."""
@@ -68,7 +68,8 @@ class EnvSettings:
     """generated: made on first use, no download; official: the real ones, below ALFWORLD_DATA or
     WEBSHOP_DATA."""
     train_games: int | None = 256
-    """Training games; null takes all of them (not of ALFWorld's generated games, which have no end)."""
+    """Training games, or all there are if there are fewer; null takes all of them (not of ALFWorld's
+    generated games, which have no end)."""
     receptacles: int | None = 6
     """ALFWorld: pieces of furniture of generated rooms; null keeps all of a scene."""
     objects_per_receptacle: float | None = 1.2
@@ -77,19 +78,24 @@ class EnvSettings:
     task_types: tuple[str, ...] = TASK_TYPES
     """ALFWorld: task types of generated games, each equally likely."""
     max_steps: int | None = None
-    """Environment steps after which an episode is truncated; null: 12 on ALFWorld, 15 on WebShop."""
+    """Environment steps after which an episode is truncated; null: 15 on WebShop, 12 elsewhere."""
     games_seed: int = 0
     """Seed of the generated games; the run's seed does not change them."""
     webshop: WebShopSettings = field(default_factory=WebShopSettings)
     """WebShop: catalogue and goals."""
 
     def __post_init__(self) -> None:
+        if not self.own and self.name not in _MOST_STEPS:
+            raise ConfigFault(
+                f"env.name is '{self.name}'; use {' or '.join(_MOST_STEPS)}, or module:class of an own "
+                "environment"
+            )
         if self.train_games is not None and self.train_games < 1:
             raise ConfigFault(f"env.train_games is {self.train_games}; use at least 1, or null for all")
         if self.max_steps is not None and self.max_steps < 1:
             raise ConfigFault(f"env.max_steps is {self.max_steps}; use at least 1, or null for the default")
         self._refuse_settings_without_effect()
-        if self.name == "webshop":
+        if self.name != "alfworld":
             return
         if self.train_games is None and self.games == "generated":
             raise ConfigFault("env.train_games is null, but generated games have no end; give a number")
@@ -97,15 +103,19 @@ class EnvSettings:
 
     def _refuse_settings_without_effect(self) -> None:
         defaults = EnvSettings.__dataclass_fields__
-        if self.name == "webshop":
+        idle: dict[str, tuple[object, object, str]] = {}
+        if self.name != "alfworld":
             names = ("backend", "receptacles", "objects_per_receptacle", "task_types")
-            idle = {f"env.{n}": (getattr(self, n), defaults[n].default, "env.name=alfworld") for n in names}
+            idle |= {f"env.{n}": (getattr(self, n), defaults[n].default, "env.name=alfworld") for n in names}
+        if self.own:
+            idle["env.games"] = (self.games, "generated", "env.name=alfworld or webshop")
+        if self.name == "webshop":
             official = self.games == "official"
             name, remedy = ("products", "generated") if official else ("catalogue", "official")
             usual = getattr(WebShopSettings(), name)
             idle[f"env.webshop.{name}"] = (getattr(self.webshop, name), usual, f"env.games={remedy}")
         else:
-            idle = {
+            idle |= {
                 f"env.webshop.{f.name}": (getattr(self.webshop, f.name), f.default, "env.name=webshop")
                 for f in fields(WebShopSettings)
             }
@@ -118,7 +128,12 @@ class EnvSettings:
     @property
     def steps(self) -> int:
         """Environment steps after which an episode is truncated."""
-        return _MOST_STEPS[self.name] if self.max_steps is None else self.max_steps
+        return _MOST_STEPS.get(self.name, 12) if self.max_steps is None else self.max_steps
+
+    @property
+    def own(self) -> bool:
+        """Whether the name is that of a class outside this package."""
+        return ":" in self.name
 
     def rooms(self) -> RoomSettings:
         """Settings of ALFWorld's generator."""
@@ -137,7 +152,7 @@ class EvaluationSettings:
     games: int = 128
     """Games of the panel, each played once per evaluation."""
     split: Literal["valid_seen", "valid_unseen", "test"] | None = None
-    """Split the panel is drawn from; null: valid_seen on ALFWorld, test on WebShop (its only one)."""
+    """Split the panel is drawn from; null: valid_seen on ALFWorld, test elsewhere (WebShop's only one)."""
     seed: int = 0
     """Seed of the panel; the same for all runs of a study, or they can't be compared."""
     every: int = 10
@@ -236,6 +251,11 @@ class RunConfig:
                 f"rollout.episodes_per_game is 1, but loss.algorithm={self.loss.algorithm} compares the "
                 "episodes of a game with each other; use at least 2, or reinforce++ or ppo"
             )
+        if self.env.own and self.policy.model == "tiny":
+            raise ConfigFault(
+                f"policy.model is tiny, but no policy is embedded for env.name={self.env.name}; name a hub "
+                "model or a folder, or tiny-alfworld for one that has never seen such texts"
+            )
         if self.env.webshop.order == "workers":
             self._check_workers()
         if self.rollout.refill_rounds > 0 and self.env.train_games == self.rollout.games:
@@ -284,7 +304,10 @@ class RunConfig:
     @property
     def worded(self) -> PromptSettings:
         """Prompts in the wording of the environment that is played, unless another one is asked for."""
-        return replace(self.prompt, domain=self.prompt.domain or self.env.name)
+        if self.prompt.domain is not None:
+            return self.prompt
+        known: dict[str, Domain] = {"alfworld": "alfworld", "webshop": "webshop"}
+        return replace(self.prompt, domain=known.get(self.env.name, "text"))
 
     @property
     def bounded_rollout(self) -> RolloutSettings:

@@ -14,6 +14,7 @@ from envrl.envs.panels import Panel, draw_games, make_panel
 from envrl.envs.webshop.env import WebShopEnv
 from envrl.errors import ConfigFault
 from envrl.experiments.config import EnvSettings, EvaluationSettings
+from envrl.experiments.own_games import own_environment, own_panel, own_training_games
 from envrl.experiments.places import cache_folder
 from envrl.experiments.shop_games import shop_environment, shop_panel, shop_training_games
 from envrl.experiments.shop_workers import worker_shops
@@ -64,7 +65,7 @@ def game_sets(env: EnvSettings, evaluation: EvaluationSettings, groups: int = 1)
         training = shop_training_games(env)
         panel.require_disjoint(training)
         return GameSets(training, panel)
-    training = _training_games(env)
+    training = own_training_games(env) if env.own else _training_games(env)
     panel.require_disjoint(training)
     _require_playable(env, training[:: max(1, len(training) // _TRAINING_GAMES_TRIED)])
     return GameSets(training, panel)
@@ -79,6 +80,8 @@ def evaluation_panel(env: EnvSettings, evaluation: EvaluationSettings) -> Panel:
     if env.name == "webshop":
         by_workers = env.webshop.order == "workers"
         return worker_shops(env).panel(evaluation) if by_workers else shop_panel(env, evaluation)
+    if env.own:
+        return own_panel(env, evaluation)
     split = evaluation.split or "valid_seen"
     if split == "test":
         raise ConfigFault("evaluation.split is test; alfworld has valid_seen and valid_unseen")
@@ -119,6 +122,8 @@ def environment_factory(env: EnvSettings) -> Callable[[], TextEnv]:
         if env.webshop.order == "workers":
             return lambda: WebShopEnv(worker_shops(env).shop)
         return lambda: shop_environment(env)
+    if env.own:
+        return own_environment(env.name)
     if env.backend == "textworld":
         from envrl.envs.alfworld.textworld import TextWorldEnv
 

@@ -1,7 +1,7 @@
 """From observations to chat messages, for both layouts of a trajectory.
 
 ``steps``: every environment step is asked with a fresh prompt that holds a window of the history
-(the published protocol, METHODS section 2: task, steps taken, last observation/action pairs, current
+(the published protocol: task, steps taken, last observation/action pairs, current
 observation, admissible actions, output format). ``transcript``: one conversation that grows.
 """
 

@@ -15,8 +15,8 @@ PromptForm = Literal["compact", "reasoned"]
 """
 
 
-Domain = Literal["alfworld", "webshop"]
-"""Environment whose wording a prompt uses."""
+Domain = Literal["alfworld", "webshop", "text"]
+"""Environment whose wording a prompt uses; ``text`` fits any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ WORDINGS: dict[Domain, Wording] = {
         action_separator="\n",
         most_characters=13_000,
     ),
+    "text": Wording("You act in an environment described in text", 30),
 }
 """Wording of each environment."""
 
