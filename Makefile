@@ -52,11 +52,11 @@ notebooks: $(VENV)/.dev ## execute the notebooks
 	$(ONE_THREAD) $(BIN)/pytest -q -k notebook tests
 
 docs: $(VENV)/.docs ## build the documentation site into site/, links checked
-	$(BIN)/mkdocs build --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 	@echo "docs: open site/index.html"
 
 docs-serve: $(VENV)/.docs ## show the documentation while it is written
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 $(GENERATED): | $(VENV)/.run
 	$(BIN)/python -m envrl.envs.alfworld.generate --out $@ --count 24 --seed 0
