@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import nbformat
+import optuna
 import pytest
 from nbclient.exceptions import CellExecutionError
 from test_analysis_page import HOSTILE, episode
@@ -26,6 +27,7 @@ from envrl.analysis.frames import (
 from envrl.analysis.published import PUBLISHED, published_frame
 from envrl.analysis.records import RunRecord, record_path, write_record
 from envrl.analysis.summary import summarise
+from envrl.analysis.sweeps import latest_sweep_folder, open_sweep, sweep_figures, trials_frame
 from envrl.errors import DataFault
 from notebook_runs import executed, pictures, texts
 
@@ -162,3 +164,69 @@ def test_published_numbers_are_percent_and_named_once() -> None:
     assert all(0 < r.success < 100 and "arXiv" in r.source for r in PUBLISHED)
     paper = published_frame("webshop")
     assert paper.loc[paper["method"] == "GRPO + SP + ID", "success"].tolist() == [67.0]
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Path:
+    """A sweep of eight trials, one of them pruned, as the command leaves it."""
+    folder = tmp_path / "studies" / "swept"
+    folder.mkdir(parents=True)
+    content = {"sweep": {"name": "swept", "objectives": ["success"]}}
+    (folder / "sweep.json").write_text(json.dumps(content))
+    made = optuna.create_study(
+        study_name="swept",
+        storage=f"sqlite:///{folder / 'optuna.db'}",
+        direction="maximize",
+        sampler=optuna.samplers.RandomSampler(seed=0),
+    )
+
+    def trial(trial: optuna.Trial) -> float:
+        weight = trial.suggest_float("loss.sp.weight", 0.01, 0.5, log=True)
+        trial.suggest_categorical("loss.sp.kind", ["cosine", "constant"])
+        if trial.number == 3:
+            raise optuna.TrialPruned
+        return round(weight, 3)
+
+    made.optimize(trial, n_trials=8)
+    return tmp_path
+
+
+def test_the_notebook_of_a_sweep(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVRL_MLRUNS", str(swept))
+    monkeypatch.delenv("ENVRL_STUDY", raising=False)
+    monkeypatch.delenv("ENVRL_STORAGE", raising=False)
+    outputs = executed(FOLDER / "sweep_analysis.ipynb")
+    printed = "".join(o.text for o in outputs if o.output_type == "stream")
+    assert printed.split("\n")[:5] == ["history", "slice", "parallel_coordinate", "importances", "timeline"]
+    assert "no trial is finished yet" in printed
+    assert pictures(outputs) == 5
+    assert "swept: 8 trials, objectives success" in texts(outputs)
+
+
+def test_trials_are_a_table_with_the_best_first(swept: Path) -> None:
+    sweep = open_sweep(latest_sweep_folder(swept))
+    frame = trials_frame(sweep)
+    assert frame["success"].dropna().is_monotonic_decreasing
+    assert frame.loc[frame["trial"] == 3, "state"].tolist() == ["pruned"]
+    assert (frame["success"].dropna() == frame["loss.sp.weight"].round(3)[: len(frame) - 1]).all()
+
+
+def test_figures_are_those_that_the_trials_are_enough_for() -> None:
+    empty = optuna.create_study()
+    assert list(sweep_figures(empty, ["success"])) == ["timeline"]
+    two = optuna.create_study(directions=["maximize", "minimize"])
+    two.optimize(lambda t: (t.suggest_float("x", 0, 1), 1.0), n_trials=3)
+    assert list(sweep_figures(two, ["success", "seconds"])) == ["pareto_front", "timeline"]
+
+
+def test_sweeps_that_can_not_be_read_are_named(swept: Path) -> None:
+    with pytest.raises(DataFault, match="there is no sweep 'x'"):
+        latest_sweep_folder(swept, "x")
+    with pytest.raises(DataFault, match=r"sweep\.json can't be read"):
+        open_sweep(swept)
+    folder = swept / "studies" / "swept"
+    with pytest.raises(DataFault, match="has no sweep 'swept'"):
+        open_sweep(folder, f"sqlite:///{swept / 'other.db'}")
+    (folder / "optuna.db").unlink()
+    with pytest.raises(DataFault, match="give the --storage"):
+        open_sweep(folder)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envrl.analysis.records import write_text_atomic
+from envrl.analysis.sweeps import sweep_figures
 from envrl.experiments.console import clock, say, share
 from envrl.experiments.plain import as_plain
 from envrl.experiments.sweep_file import SweepSettings
@@ -125,44 +123,8 @@ def _write_best(settings: SweepSettings, best: Attempt, path: Path) -> Path:
 
 def _draw(settings: SweepSettings, study: optuna.Study, folder: Path) -> list[Path]:
     """The figures that what is known is enough for."""
-    from optuna.visualization import matplotlib as draw
-
-    done = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-    figures: dict[str, Callable[[], Any]] = {}
-    if len(settings.objectives) > 1:
-        figures["pareto_front"] = lambda: draw.plot_pareto_front(
-            study, target_names=list(settings.objectives)
-        )
-    else:
-        figures["history"] = lambda: draw.plot_optimization_history(study)
-        figures["slice"] = lambda: draw.plot_slice(study)
-        figures["parallel_coordinate"] = lambda: draw.plot_parallel_coordinate(study)
-        if len({trial.value for trial in done}) > 1:
-            figures["importances"] = lambda: draw.plot_param_importances(study)
-    figures["timeline"] = lambda: draw.plot_timeline(study)
-    with _drawing():
-        return [_save(make(), folder / f"{name}.png") for name, make in figures.items()]
-
-
-@contextmanager
-def _drawing() -> Iterator[None]:
-    import matplotlib as mpl
-
-    before = mpl.get_backend()
-    mpl.use("Agg")
-    try:
-        with warnings.catch_warnings():
-            # Optuna warns of parameters without variance, which a short sweep often has.
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        mpl.use(before)
-
-
-def _save(axes: Any, path: Path) -> Path:
-    import matplotlib.pyplot as plt
-
-    first = axes.flat[0] if hasattr(axes, "flat") else axes
-    first.figure.savefig(path, dpi=_DPI, bbox_inches="tight")
-    plt.close("all")
-    return path
+    paths = []
+    for name, figure in sweep_figures(study, settings.objectives).items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=_DPI, bbox_inches="tight")
+    return paths
