@@ -34,7 +34,11 @@ ELSEWHERE = {
 }
 """Files of the repository outside docs/ that are pages of the site."""
 
-_WHOLE_LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?![a-z]+:|#|/)([^)\s#]+)(#[^)\s]*)?\)")
+_REMOTE_SHIM = "https://unpkg.com/iframe-worker/shim"
+"""What the theme would fetch so that search works in pages opened from the file system."""
+_LOCAL_SHIM = "assets/iframe-worker/shim.js"
+
+_LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?![a-z]+:|#|/)([^)\s#]+)(#[^)\s]*)?\)")
 _FENCE = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 _ROLE = re.compile(r":(?:class|func|meth|mod|data):<code>~?([\w.]+)</code>")
 
@@ -67,9 +71,9 @@ def site_links(markdown: str, page: str) -> str:
 
     parts, end = [], 0
     for fence in _FENCE.finditer(markdown):
-        parts += [_WHOLE_LINK.sub(turned, markdown[end : fence.start()]), fence[0]]
+        parts += [_LINK.sub(turned, markdown[end : fence.start()]), fence[0]]
         end = fence.end()
-    return "".join([*parts, _WHOLE_LINK.sub(turned, markdown[end:])])
+    return "".join([*parts, _LINK.sub(turned, markdown[end:])])
 
 
 def first_sentence(path: Path) -> str:
@@ -143,3 +147,13 @@ def on_page_content(html: str, **_: Any) -> str:
         lambda m: f'<autoref identifier="{m[1]}" optional><code>{m[1].rpartition(".")[2]}</code></autoref>',
         html,
     )
+
+
+def on_post_page(output: str, page: Page, **_: Any) -> str:
+    """Has a page load from the site what the theme would fetch."""
+    return output.replace(_REMOTE_SHIM, posixpath.relpath(_LOCAL_SHIM, posixpath.dirname(page.url) or "."))
+
+
+def on_post_template(output_content: str, template_name: str, **_: Any) -> str:
+    """The same for the page shown where there is none."""
+    return output_content.replace(_REMOTE_SHIM, f"/{_LOCAL_SHIM}")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
@@ -232,6 +232,15 @@ def test_links_between_files_become_links_of_the_site(monkeypatch: pytest.Monkey
         links("```\n[a](../experiments/LOG.md)\n```\n", "index.md")
         == "```\n[a](../experiments/LOG.md)\n```\n"
     )
+
+
+def test_pages_fetch_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    hook = importlib.import_module("docs_hook")
+    page = SimpleNamespace(url="reference/losses/gigpo.html")
+    shown = hook.on_post_page('<script src="https://unpkg.com/iframe-worker/shim"></script>', page=page)
+    assert shown == '<script src="../../assets/iframe-worker/shim.js"></script>'
+    assert (ROOT / "docs" / "assets" / "iframe-worker" / "shim.js").is_file()
 
 
 def test_the_reference_has_a_page_for_every_public_module(monkeypatch: pytest.MonkeyPatch) -> None:
