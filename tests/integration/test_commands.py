@@ -150,7 +150,7 @@ def test_committed_studies_resolve(study: Path, tmp_path: Path, capsys: pytest.C
     assert content.name == study.stem
     assert ablate.main(["--study", str(study), "--root", str(tmp_path / "mlruns"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum("to run" in line for line in lines) == len(content.arms) * len(content.seeds)
+    assert sum("to run" in line for line in lines) == len(content.runs)
     assert list(tmp_path.iterdir()) == []
 
 

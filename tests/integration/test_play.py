@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -98,6 +99,8 @@ class Terminal:
             stderr=inner,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
             start_new_session=True,
+            # A background job of a shell ignores Ctrl-C, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(inner)
         self.shown = ""
@@ -163,7 +166,7 @@ def test_ctrl_c_leaves_without_a_traceback() -> None:
     try:
         terminal.wait_for("Type an action or /help.")
         terminal.wait_for("> ")
-        terminal.process.send_signal(2)
+        terminal.process.send_signal(signal.SIGINT)
         terminal.wait_for("left\n")
         assert terminal.process.wait(60) == 130
         assert "Traceback" not in terminal.shown
