@@ -180,6 +180,14 @@ def test_metrics_begin_before_training(finished: FinishedStudy) -> None:
     assert sorted(both["train/grad_cosine/id"]) == [0, 2]
 
 
+def test_no_resume_refuses_a_study_that_has_begun(
+    finished: FinishedStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--study", str(finished.file), "--root", str(finished.root)]
+    assert ablate.main([*arguments, "--no-resume"]) == 2
+    assert "has 2 runs of this study already; give it another --name" in capsys.readouterr().err
+
+
 def test_finished_runs_are_kept(finished: FinishedStudy, capsys: pytest.CaptureFixture[str]) -> None:
     runs = finished.folder / "runs"
     before = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}

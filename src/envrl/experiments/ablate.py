@@ -45,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_ROOT,
         help="folder of the MLflow store and of the study folders (default: %(default)s)",
     )
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on with the runs that are there; --no-resume refuses a study that has begun",
+    )
     parser.add_argument("--name", help="another name for the study, e.g. to run it anew")
     parser.add_argument("--arms", help="only these arms, separated by commas")
     parser.add_argument("--seeds", help="only these seeds, separated by commas")
@@ -87,6 +93,11 @@ def _command(options: argparse.Namespace) -> int:
         describe(study, console)
         describe_time(study, options.estimate, console)
     else:
+        if not options.resume and (begun := sum(study.state(run) is not None for run in study.runs)):
+            raise ConfigFault(
+                f"{study.folder} has {begun} runs of this study already; give it another --name, move the "
+                "folder away, or leave out --no-resume"
+            )
         records = run_study(study, options.root, console)
         return 0 if all(r.status == "finished" for r in records) else 1
     return 0

@@ -93,7 +93,8 @@ def register_adapter(
             description=f"Success {success:.1%} on the panel {panel}.",
         )
     holder = _holder(mlflow_client, name)
-    comparable = holder is None or holder.tags.get("panel") == panel
+    # Somebody may have given the alias to a version of their own.
+    comparable = holder is None or (holder.tags.get("panel") == panel and "success" in holder.tags)
     if holder is None or (comparable and float(holder.tags["success"]) < success):
         mlflow_client.set_registered_model_alias(name, BEST, version.version)
         holder = version
