@@ -86,7 +86,9 @@ def work(
     """Works the sweep off in this process."""
     storage = storage or StorageSettings(f"journal:{folder / 'journal'}")
     place = SweepPlace(WorkPlace(folder, "stub", None, ""), storage)  # type: ignore[arg-type]
-    with patch.object(sweep_worker, "execute_run", partial(stub_run, seconds=seconds)):
+    run = partial(stub_run, seconds=seconds)
+    # What is written is read by this process alone, which need not wait for the disk.
+    with patch.object(sweep_worker, "execute_run", run), patch("os.fsync"):
         work_off(settings, place)
     return open_search(settings, storage, folder)
 

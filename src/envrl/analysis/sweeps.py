@@ -160,17 +160,22 @@ def _tidied(name: str, made: Axes | Any) -> Figure:
         axes.set_facecolor("white")
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
+        for axis in (axes.xaxis, axes.yaxis):
+            # Between powers of ten there is no room for more numbers.
+            if axis.get_scale() == "log":
+                axis.set_minor_formatter(NullFormatter())
     if name == "slice":
         figure.set_size_inches(max(6.4, 2.4 * len(every)), 3.6)
         for axes in every:
             axes.set_xlabel(_wrapped(axes.get_xlabel()), fontsize="small")
             axes.tick_params(axis="x", labelsize="small", rotation=30)
-            axes.xaxis.set_minor_formatter(NullFormatter())
     if name == "parallel_coordinate":
         axes = figure.axes[0]
         axes.set_xticks(axes.get_xticks(), [_wrapped(t.get_text()) for t in axes.get_xticklabels()])
         axes.tick_params(axis="x", labelsize="small", rotation=0)
         figure.set_size_inches(max(6.4, 1.9 * len(axes.get_xticks())), 4.2)
+    if name == "importances" and (legend := every[0].get_legend()) is not None:
+        legend.remove()  # a single entry, which would lie on the shortest bars
     return figure
 
 

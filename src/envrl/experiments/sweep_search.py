@@ -144,7 +144,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _unequal(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() & new.keys():
+    # A parameter of the space is shown whole.
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and "domain" not in {**old, **new}:
         names = {**old, **new}
         return [
             pair
