@@ -44,7 +44,7 @@ class Sweep:
     study: optuna.Study
 
 
-def quiet_optuna() -> Any:
+def _import_optuna() -> Any:
     """Imports Optuna without the note of its progress bars in a notebook that lacks ipywidgets."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")
@@ -76,7 +76,7 @@ def open_sweep(folder: Path, storage: str | None = None) -> Sweep:
         raise DataFault(f"{database} is missing; give the --storage that the sweep was run with")
     with _quiet():
         try:
-            study = quiet_optuna().load_study(
+            study = _import_optuna().load_study(
                 study_name=name, storage=storage or f"sqlite:///{database.resolve()}"
             )
         except KeyError as fault:
@@ -131,7 +131,7 @@ def sweep_figures(study: optuna.Study, objectives: Sequence[str]) -> dict[str, F
         study: The Optuna study.
         objectives: Names of its objectives.
     """
-    draw = quiet_optuna().visualization.matplotlib
+    draw = _import_optuna().visualization.matplotlib
     done = [t for t in study.get_trials(deepcopy=False) if t.state.name == _COMPLETE]
     makers: dict[str, Callable[[], Any]] = {}
     names = [_LABELS.get(objective, objective) for objective in objectives]
@@ -187,7 +187,7 @@ def _wrapped(label: str) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Optuna's notes: figures are marked experimental, short sweeps have settings without spread."""
-    optuna = quiet_optuna()
+    optuna = _import_optuna()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

@@ -23,7 +23,7 @@ from envrl.experiments.plain import as_plain
 from envrl.experiments.preflight import preflight
 from envrl.experiments.sweep_file import StorageSettings, SweepSettings
 from envrl.experiments.sweep_methods import sampler
-from envrl.experiments.sweep_report import outcome_text, report_sweep
+from envrl.experiments.sweep_report import best_first, outcome_text, report_sweep
 from envrl.experiments.sweep_search import (
     PLACE,
     Search,
@@ -195,8 +195,14 @@ def _stopped_in_the_end() -> Iterator[list[BaseProcess]]:
 
 
 def _tell_new(study: optuna.Study, told: set[int], settings: SweepSettings, console: Console) -> None:
-    for attempt in attempts(study):
+    """A line for each trial that has ended: what came of it, how many there are, which is the best."""
+    known = attempts(study)
+    for attempt in known:
         if attempt.number not in told and is_over(attempt.last):
             told.add(attempt.number)
+            best = best_first(settings, study) if len(settings.objectives) == 1 else []
+            leader = f", best so far {folder_name(best[0].number)}" if best else ""
+            count = f"({len(told)} of {settings.most_trials}{leader})"
             style = "red" if attempt.last.state == TrialState.FAIL else ""
-            say(console, f"{folder_name(attempt.number)} {outcome_text(attempt, settings)}", style)
+            name = folder_name(attempt.number)
+            say(console, f"{name} {outcome_text(attempt, settings)}  {count}", style)
