@@ -106,10 +106,19 @@ def page(
 
 
 def html_environment() -> Environment:
-    """Templates of this package with every value escaped and the number formats of reports."""
+    """Templates of this package with every value escaped."""
+    return template_environment(escape=True)
+
+
+def template_environment(*, escape: bool) -> Environment:
+    """Templates of this package with the number formats of reports.
+
+    Args:
+        escape: Escape every value for HTML.
+    """
     environment = Environment(
         loader=PackageLoader("envrl.analysis"),
-        autoescape=True,
+        autoescape=escape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

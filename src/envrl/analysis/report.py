@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -21,8 +20,8 @@ from envrl.analysis.curves import (
     plot_family_curves,
     save_png,
 )
-from envrl.analysis.format import FILTERS, p_value, percent, signed
-from envrl.analysis.page import Tracking, write_page
+from envrl.analysis.format import p_value, percent, signed
+from envrl.analysis.page import Tracking, template_environment, write_page
 from envrl.analysis.records import RunRecord, write_text_atomic
 from envrl.analysis.statistics import RESAMPLES, Comparison, Estimate
 from envrl.analysis.summary import ArmSummary, StudySummary, summarise
@@ -163,16 +162,9 @@ def _comparison_document(comparison: Comparison) -> dict[str, Any]:
 
 
 def _markdown(summary: StudySummary, title: str, paths: ReportPaths) -> str:
-    environment = Environment(
-        loader=PackageLoader("envrl.analysis"),
-        # Markdown, not HTML: cells are protected by the filter of that name.
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(FILTERS, cell=_cell)
+    # Markdown, not HTML: cells are protected by the filter of that name.
+    environment = template_environment(escape=False)
+    environment.filters["cell"] = _cell
     return environment.get_template("report.md.j2").render(
         summary=summary,
         title=title,
