@@ -121,6 +121,17 @@ def test_a_pruner_ends_bad_trials_and_lets_good_ones_finish(
     assert any(line.startswith(f"trial_{pruned[0]:04d}, seed 0: pruned after") for line in missing)
 
 
+def test_a_trial_that_has_come_to_its_end_counts(tmp_path: Path) -> None:
+    """A bad trial that is evaluated for the first time at its end has cost everything it can cost."""
+    chosen = {
+        "enqueue": tuple({SP: w, RANK: 8} for w in (0.1, 0.11, 0.09, 0.001)),
+        "pruner": method("median", n_startup_trials=1, n_warmup_steps=7),
+    }
+    study = work(stub_settings(trials=4, **chosen), tmp_path).study
+    assert states(study) == ["COMPLETE"] * 4
+    assert study.trials[3].value == min(trial.value for trial in study.trials)
+
+
 def paired(mine: dict[int, str], best: dict[int, str], last: int) -> bool:
     study = optuna.create_study(direction="maximize")
     attrs = {f"games_{step}": won for step, won in best.items()}

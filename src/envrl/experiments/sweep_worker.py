@@ -178,7 +178,7 @@ class _Trial:
             )
             report = None
             if self._settings.pruner.kind != "none":
-                report = _Reporter(trial, config, place, position)
+                report = _Reporter(trial, config, place, position, len(self._settings.seeds))
             records.append(execute_run(config, place, report))
             if records[-1].status == "pruned":
                 of_seed = f", seed {seed}" if len(self._settings.seeds) > 1 else ""
@@ -198,9 +198,12 @@ class _Trial:
 class _Reporter:
     """Tells the pruner of every evaluation, and gives the run up if the pruner says so."""
 
-    def __init__(self, trial: optuna.Trial, config: RunConfig, place: RunPlace, position: int) -> None:
+    def __init__(
+        self, trial: optuna.Trial, config: RunConfig, place: RunPlace, position: int, seeds: int
+    ) -> None:
         self._trial = trial
         self._config = config
+        self._last_seed = position == seeds - 1
         self._offset = position * config.train.iterations
         self._record = record_path(place.study_folder, place.arm, config.seed)
         frozen = trial.study.get_trials(deepcopy=False)[trial.number]
@@ -217,6 +220,8 @@ class _Reporter:
             self._trial.set_user_attr(*PairedGames.told(step, self._outcomes()))
         if step not in self._known:
             self._trial.report(value, step)
+        if self._last_seed and done == progress.iterations:
+            return  # nothing is left to save, and a value that is known counts
         if self._trial.should_prune():
             raise GivenUp(f"pruned after {done} iterations of {progress.iterations}")
 
