@@ -310,6 +310,11 @@ class RunConfig:
         return replace(self.prompt, domain=known.get(self.env.name, "text"))
 
     @property
+    def sp_in_conversation(self) -> bool:
+        """State prediction is read off the observations of a growing conversation; else it is a question."""
+        return self.auxiliary.sp_rows == "policy" and self.rollout.layout == "transcript"
+
+    @property
     def bounded_rollout(self) -> RolloutSettings:
         """Rollouts, with the limit that overlong answers are measured against."""
         if self.rollout.overlong_limit is not None:

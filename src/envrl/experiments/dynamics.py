@@ -57,14 +57,13 @@ class DynamicsProbe:
             EpisodePlan(game, derive_seed(0, "dynamics", game.game_id))
             for game in (panel.games[n] for n in sorted(games.tolist()))
         ]
-        sp_in_rows = config.auxiliary.sp_rows == "policy" and config.rollout.layout == "transcript"
         self._items = probe_items(
             play_at_random(pool, plans, 0),
             policy.chat,
             config.worded,
             count=count,
             rng=rng,
-            in_conversation=sp_in_rows,
+            in_conversation=config.sp_in_conversation,
         )
 
     def measure(self, policy: Policy) -> dict[str, float]:
