@@ -202,8 +202,8 @@ def test_texts_stand_out_from_what_is_behind_them(page: Page, dark: bool) -> Non
               .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
             return 0.2126 * r + 0.7152 * g + 0.0722 * b;
           };
-          const seen = [...document.querySelectorAll("body *")].filter((e) => e.offsetParent && e.innerText?.trim());
-          return seen.map((e) => {
+          const seen = [...document.querySelectorAll("body *")];
+          return seen.filter((e) => e.offsetParent && e.innerText?.trim()).map((e) => {
             const behind = [];
             for (let up = e; up; up = up.parentElement) behind.unshift(getComputedStyle(up).backgroundColor);
             const both = [light(behind), light([...behind, getComputedStyle(e).color])];

@@ -26,7 +26,7 @@ from envrl.experiments.games import evaluation_panel
 from envrl.experiments.resume import CHECKPOINT, read_checkpoint
 from envrl.experiments.run import build_collector, build_pool
 from envrl.experiments.trained import trained_config, trained_policy
-from envrl.policy.model import Policy
+from envrl.policy.model import Policy, load_policy
 from envrl.policy.sampler import evaluation_mode
 from envrl.prompts.dynamics import inverse_dynamics_question, state_prediction_question
 from envrl.prompts.render import without_banner
@@ -122,6 +122,14 @@ def test_bad_input_is_refused_with_the_remedy(run: Path, capsys: pytest.CaptureF
     assert "evaluation.episodes above 0" in refused(capsys, run)
 
 
+def embedded(run: Path) -> None:
+    """Puts the embedded policy in the place of a random one: what it writes depends on what it reads."""
+    change(run, policy={"model": "tiny"})
+    policy = load_policy(config_from(trained_config(run)).embodied)
+    trained = {f"policy.{n}": p.detach() for n, p in policy.named_parameters() if p.requires_grad}
+    torch.save(read_checkpoint(run / CHECKPOINT) | {"state_dict": trained}, run / CHECKPOINT)
+
+
 def greedy(policy: Policy, ids: Sequence[int], limit: int) -> tuple[str, bool]:
     """One token after the other through the whole model, up to the end of the turn or other markup."""
     row, written = list(ids), []
@@ -153,6 +161,7 @@ def played(run: Path, policy: Policy) -> tuple[list[Trajectory], list[Episode]]:
 def test_the_policy_is_asked_in_the_tokens_it_is_trained_on(run: Path, form: str) -> None:
     if form == "question":
         change(run, auxiliary={"sp_rows": "questions"})
+    embedded(run)
     config = config_from(trained_config(run))
     policy = trained_policy(config, read_checkpoint(run / CHECKPOINT))
     trajectories, made = played(run, policy)
@@ -162,6 +171,7 @@ def test_the_policy_is_asked_in_the_tokens_it_is_trained_on(run: Path, form: str
     assert told[0][0] == 0
     assert told[-1] == (len(found.answers), len(found.answers))
     chat, checked = policy.chat, 0
+    assert {turn.finish for episode in made for turn in episode.turns} >= {Finish.END}
     for trajectory, episode in zip(trajectories, made, strict=True):
         for number, (transition, turn) in enumerate(zip(trajectory.transitions, episode.turns, strict=True)):
             g, turns = transition.generation, episode.turns[: number + 1]

@@ -193,7 +193,8 @@ def _asked(run: PageRun, count: int, console: Console) -> PageRun:
     try:
         asked = expectations(Path(run.folder), _spread(run.episodes, count), tell)
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()
     return replace(run, predictions=asked)
 
 

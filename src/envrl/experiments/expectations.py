@@ -209,7 +209,10 @@ def _in_conversation(episode: Episode, config: RunConfig, chat: ChatMarkup) -> I
 
 
 def _written_ids(turn: Turn, chat: ChatMarkup) -> tuple[int, ...]:
-    """Tokens of an answer, piece by piece as they were sampled where the tokenizer allows that."""
+    """Tokens of an answer, piece by piece as they were sampled where the tokenizer allows that.
+
+    Records keep texts: an answer that was cut off within a character is read as what stands in its place.
+    """
     ids = tuple(token for text, _ in turn.pieces for token in chat.encode(text))
     return ids if chat.decode_all(ids) == turn.written else tuple(chat.encode(turn.written))
 
