@@ -87,6 +87,8 @@ SMALL = {
 @pytest.fixture
 def coins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "coins_for_tests.py").write_text(COINS)
+    (tmp_path / "raising_for_tests.py").write_text("raise RuntimeError('no licence')")
+    (tmp_path / "no_python_for_tests.py").write_text("class Coins(")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -133,8 +135,15 @@ def test_games_are_the_classes_own() -> None:
 @pytest.mark.parametrize(
     ("name", "fault", "message"),
     [
-        ("nowhere_at_all:Coins", ConfigFault, r"can't be imported \(No module named 'nowhere_at_all'\)"),
-        ("coins_for_tests:Cons", ConfigFault, r"has no attribute 'Cons'\); put its folder on PYTHONPATH"),
+        (
+            "nowhere_at_all:Coins",
+            ConfigFault,
+            r"\(ModuleNotFoundError: No module named 'nowhere_at_all'\); put its",
+        ),
+        ("coins_for_tests:Cons", ConfigFault, r"has no attribute 'Cons'\); repair the module or the name"),
+        ("raising_for_tests:Coins", ConfigFault, r"\(RuntimeError: no licence\); repair the module"),
+        ("no_python_for_tests:Coins", ConfigFault, r"\(SyntaxError: .*\); repair the module"),
+        (".coins:Coins", ConfigFault, r"\(TypeError: .*\); repair the module"),
         ("coins_for_tests:count", ConfigFault, "lacks games, reset, step, close"),
         ("coins_for_tests:Halfway", ConfigFault, "which lacks games, step, close; follow TextEnv"),
         ("coins_for_tests:Empty", DataFault, "has no games of the split 'test'"),

@@ -84,6 +84,7 @@ def test_what_is_impossible_is_refused(changes: dict[str, Any], said: str, tmp_p
 
 def test_a_sweep_takes_the_base_of_a_study_and_not_its_arms(tmp_path: Path) -> None:
     study = {"name": "st", "arms": {"a": {}}, "baseline": "a", "seeds": [3], "base": {"train.threads": 1}}
+    study |= {"factors": {"f": {"b": {}}}, "more_seeds": {"a": [5]}, "jobs": 2}
     write_yaml(tmp_path / "study.yaml", study)
     settings = loaded(tmp_path, extends="study.yaml", base={"optim.lr": 0.01})
     assert settings.seeds == (3,)
@@ -94,7 +95,7 @@ def test_a_sweep_takes_the_base_of_a_study_and_not_its_arms(tmp_path: Path) -> N
 def test_the_committed_sweep_loads() -> None:
     settings = load_sweep(ROOT / "experiments" / "sweep_aux_weights.yaml")
     assert settings.name == "sweep_aux_weights"
-    assert settings.trials == 12
+    assert settings.trials == 20
     assert settings.enqueue[0][SP] == settings.enqueue[0]["loss.id.weight"] == 0.2
     assert settings.config({}, 0).train.iterations == 30
 

@@ -101,6 +101,12 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataFault, match=r"iteration_00005\.jsonl\.gz can't be read"):
         list(read_episodes(tmp_path))
+    write_episodes(tmp_path, 5, [episode(turn("a", "b"))] * 2)
+    whole = path.read_bytes()
+    for place in range(12, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with pytest.raises(DataFault, match="can't be read"):
+            list(read_episodes(tmp_path))
     with gzip.open(episodes_path(tmp_path, 6), "wb") as handle:
         handle.write(b'{"arm": 1}\n')
     with pytest.raises(DataFault, match="at line 1"):

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pytest
 
 from envrl.envs.base import TextEnv
@@ -78,6 +80,7 @@ NONSENSE = {
     "string": "You see a fridge.",
     "tuple": ("You see a fridge.", 0.0, False, {}),
     "text": _answer(text=None),
+    "half a surrogate pair": _answer(text="a fri\ud800dge"),
     "list": _answer(admissible=["go"]),
     "numbers": _answer(admissible=(1, 2)),
     "nan": _answer(reward=math.nan),
@@ -198,6 +201,20 @@ def test_failures_of_building_and_resetting_are_faults_too(factory: Factory, tim
 def test_answers_of_a_wrong_type_are_faults(factory: Factory, nonsense: str, timeout_s: float | None) -> None:
     with _started(factory, 2, timeout_s) as pool:
         assert _texts(pool.step([0, 1], [nonsense, "b"])) == ["fault", "env 1 step 1: b"]
+
+
+@pytest.mark.parametrize("reward", [np.float32(0.5), np.float64(0.5), np.int64(2), True, 1])
+def test_rewards_of_any_number_type_become_floats(reward: Any) -> None:
+    class Gym(ScriptEnv):
+        def step(self, action: str) -> StepResult:
+            return _answer("ok", reward=reward)
+
+    with EnvPool(lambda: Gym(0, threading.Event()), 1) as pool:
+        pool.reset(0, GAME, seed=1)
+        (result,) = pool.step([0], ["go"])
+    assert result.step is not None
+    assert type(result.step.reward) is float
+    assert result.step.reward == reward
 
 
 def test_a_first_answer_of_a_wrong_type_is_a_fault() -> None:

@@ -125,6 +125,9 @@ def test_the_newest_study_is_found(root: Path) -> None:
     os.utime(path, (1, 1))
     assert latest_study_folder(root).name == "made"
     assert latest_study_folder(root, "older") == other
+    single = write_record(root / "studies" / "single", STUDY[0])
+    os.utime(single, (2**32, 2**32))
+    assert latest_study_folder(root).name == "made"  # not the newer run of `train`
     with pytest.raises(DataFault, match="there is no study 'x' with a run"):
         latest_study_folder(root, "x")
     with pytest.raises(DataFault, match=r"study\.json can't be read"):
@@ -227,6 +230,10 @@ def test_sweeps_that_can_not_be_read_are_named(swept: Path) -> None:
     folder = swept / "studies" / "swept"
     with pytest.raises(DataFault, match="has no sweep 'swept'"):
         open_sweep(folder, f"sqlite:///{swept / 'other.db'}")
+    with pytest.raises(DataFault, match=r"can't be opened \(ArgumentError\)"):
+        open_sweep(folder, "nonsense")
+    with pytest.raises(DataFault, match=r"the journal .* is missing"):
+        open_sweep(folder, f"journal:{swept / 'none'}")
     (folder / "optuna.db").unlink()
     with pytest.raises(DataFault, match="give the --storage"):
         open_sweep(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -215,7 +216,7 @@ def _read(path: Path) -> Iterator[Episode]:
             while line := handle.readline(_LARGEST_LINE):
                 number += 1
                 yield Episode.model_validate_json(line)
-    except (OSError, EOFError, ValidationError) as fault:
+    except (OSError, EOFError, zlib.error, ValidationError) as fault:
         reason = fault.errors()[0]["msg"] if isinstance(fault, ValidationError) else str(fault)
         raise DataFault(
             f"the episodes in {path} can't be read at line {max(1, number)} ({reason}); remove the file, "

@@ -30,7 +30,10 @@ def latest_study_folder(root: Path, name: str | None = None) -> Path:
     for path in (root / "studies").glob("*/runs/*/seed_*/record.json"):
         folder = path.parents[3]
         newest[folder] = max(newest.get(folder, 0.0), path.stat().st_mtime)
-    if name is not None:
+    studies = {folder: time for folder, time in newest.items() if (folder / "study.json").is_file()}
+    if name is None and studies:
+        newest = studies  # single runs and sweeps have no arms to compare
+    elif name is not None:
         newest = {folder: time for folder, time in newest.items() if folder.name == name}
     if not newest:
         wanted = f"no study '{name}'" if name is not None else "no study"

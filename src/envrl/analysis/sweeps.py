@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from sqlalchemy.exc import SQLAlchemyError
 
 from envrl.errors import DataFault
 
@@ -77,11 +78,29 @@ def open_sweep(folder: Path, storage: str | None = None) -> Sweep:
     with _quiet():
         try:
             study = _import_optuna().load_study(
-                study_name=name, storage=storage or f"sqlite:///{database.resolve()}"
+                study_name=name, storage=_opened(storage or f"sqlite:///{database.resolve()}")
             )
         except KeyError as fault:
             raise DataFault(f"the storage has no sweep '{name}'; give the one it was run with") from fault
+        except (SQLAlchemyError, OSError, ImportError) as fault:
+            # Without the address, which may hold a password.
+            raise DataFault(
+                f"the storage of the sweep '{name}' can't be opened ({type(fault).__name__}); start its "
+                "server, install its driver, or correct the address"
+            ) from fault
     return Sweep(name, objectives, study)
+
+
+def _opened(storage: str) -> Any:
+    """What Optuna takes: ``journal:PATH`` is a file, everything else a database."""
+    from optuna.storages.journal import JournalFileBackend
+
+    kind, colon, path = storage.partition(":")
+    if kind != "journal" or not colon:
+        return storage
+    if not Path(path).is_file():
+        raise DataFault(f"the journal {path} is missing; give the one the sweep was run with")
+    return _import_optuna().storages.JournalStorage(JournalFileBackend(path))
 
 
 def latest_sweep_folder(root: Path, name: str | None = None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envrl.envs.base import TextEnv
 from envrl.errors import EnvFault
@@ -93,6 +93,7 @@ def _checked_observation(value: object) -> Observation:
         raise EnvFault(f"answered {value!r:.200} instead of an Observation")
     if not isinstance(value.text, str):
         raise EnvFault(f"answered an Observation whose text is {value.text!r:.200}, not a string")
+    _refuse_unwritable(value.text)
     # By type first: one check for each of dozens of commands would cost more than everything else here.
     kinds = set(map(type, value.admissible)) if isinstance(value.admissible, tuple) else {object}
     if not all(issubclass(kind, str) for kind in kinds):
@@ -111,4 +112,15 @@ def _checked_step(value: object) -> StepResult:
         raise EnvFault(f"answered the reward {value.reward!r}, which is not finite")
     if missing := {"won", "task_score"} - value.info.keys():
         raise EnvFault(f"answered a StepResult whose info lacks {sorted(missing)}")
+    if type(value.reward) is not float:
+        # A number of numpy's would be refused by whatever writes it down later.
+        value = replace(value, reward=float(value.reward))
     return value
+
+
+def _refuse_unwritable(text: str) -> None:
+    """Half a surrogate pair can be held in a string, and neither be tokenised nor written to a file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EnvFault(f"answered a text that is no Unicode at character {error.start}") from error

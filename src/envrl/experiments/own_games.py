@@ -24,9 +24,12 @@ def own_environment(name: str) -> TextEnvKind:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        remedy = "put its folder on PYTHONPATH" if missing else "repair the module or the name"
+        reason = " ".join(str(error).split())
         raise ConfigFault(
-            f"env.name is '{name}', which can't be imported ({error}); put its folder on PYTHONPATH"
+            f"env.name is '{name}', which can't be imported ({type(error).__name__}: {reason}); {remedy}"
         ) from error
     lacking = [method for method in ("games", "reset", "step", "close") if not hasattr(found, method)]
     if not isinstance(found, type) or lacking:

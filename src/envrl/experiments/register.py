@@ -10,6 +10,7 @@ from rich.console import Console
 from envrl.analysis.records import RunRecord, record_path
 from envrl.experiments.console import one_line, say, share
 from envrl.experiments.runner import ADAPTER
+from envrl.tracking.delivery import is_away
 from envrl.tracking.registry import BEST, model_name, register_adapter
 from envrl.tracking.runs import undelivered
 from envrl.tracking.store import Store, quiet_mlflow
@@ -56,7 +57,8 @@ def register_best(
         try:
             made = register_adapter(store, name, record.mlflow_run_id, ADAPTER, success, panel, tags)
         except quiet_mlflow().exceptions.MlflowException as fault:
-            say(console, f"{name}: not registered ({one_line(fault)}); run this command again", "yellow")
+            again = "; run this command again" if is_away(fault) else ""
+            say(console, f"{name}: not registered ({one_line(fault)}){again}", "yellow")
             continue
         if made.best:
             note = f"the {BEST} one"

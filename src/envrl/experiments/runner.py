@@ -296,7 +296,8 @@ class Runner:
 
 def _spread(trajectories: Sequence[Trajectory], count: int) -> Sequence[Trajectory]:
     """At most ``count`` of them, evenly spread."""
-    return trajectories[:: max(1, len(trajectories) // count)][:count] if count > 0 else ()
+    count = min(count, len(trajectories))
+    return [trajectories[number * len(trajectories) // count] for number in range(count)]
 
 
 @contextmanager

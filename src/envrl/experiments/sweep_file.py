@@ -17,7 +17,7 @@ from envrl.experiments.sweep_space import Choices, Parameter, Range, Space, Valu
 SamplerKind = Literal["tpe", "cmaes", "gp", "random", "grid", "nsga2", "qmc"]
 PrunerKind = Literal["none", "median", "hyperband", "asha", "wilcoxon"]
 Objective = Literal["success", "seconds"]
-_STUDY_KEYS = frozenset({"arms", "baseline", "jobs"})
+_STUDY_KEYS = frozenset({"arms", "factors", "baseline", "more_seeds", "jobs"})
 """Keys of a study file, which a sweep that extends one does not take over."""
 _FIXED = ("seed", "evaluation", "env", "train.threads", "train.transcripts")
 """What a sweep must not vary: seeds have a key of their own, and trials are compared on one panel."""

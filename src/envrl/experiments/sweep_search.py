@@ -241,12 +241,16 @@ def _lock_path(folder: Path, number: int) -> Path:
 
 
 @contextmanager
-def held(folder: Path, number: int) -> Iterator[None]:
-    """Holds a trial's folder for this process; the system frees it when the process dies."""
+def held(folder: Path, number: int, *, wait: bool = True) -> Iterator[None]:
+    """Holds a trial's folder for this process; the system frees it when the process dies.
+
+    Raises:
+        BlockingIOError: Another process holds it, and this one is not to wait.
+    """
     path = _lock_path(folder, number)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

@@ -38,10 +38,12 @@ from envrl.experiments.sweep_search import (
 )
 from envrl.experiments.sweep_space import Value
 from envrl.experiments.workers import INTERRUPTED, WorkPlace, die_with_parent
+from envrl.tracking.outbox import close_outbox, open_outbox
 from envrl.tracking.runs import log_metrics
 from envrl.training.progress import Progress
 
 _WAIT_S = 2.0
+_WAIT_FOR_STORE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,13 @@ class _Trial:
     def _judged(self, trial: optuna.Trial) -> tuple[float, ...]:
         """The trial's values; why it has none is written into it."""
         number = original(trial.study.get_trials(deepcopy=False)[trial.number])
-        self._lock.enter_context(held(self._place.work.folder, number))
+        folder = self._place.work.folder
+        try:
+            self._lock.enter_context(held(folder, number, wait=False))
+            busy = False
+        except BlockingIOError:
+            # Whoever had the trial before gave no sign of life and lives; nobody must wait for it in a turn.
+            busy = True
         # Before it has a place, it must have a heartbeat: without one nobody else could find it dead.
         if isinstance(self._search.storage.optuna, RDBStorage):
             self._search.storage.optuna.record_heartbeat(trial._trial_id)
@@ -136,6 +144,8 @@ class _Trial:
         try:
             values = self._settings.space.suggest(trial)
             self._started()
+            if busy:
+                self._lock.enter_context(held(folder, number))
             records = self._run_all(trial, number, values)
         except KeyboardInterrupt:
             trial.set_user_attr(INTERRUPTIONS, int(trial.user_attrs.get(INTERRUPTIONS, 0)) + 1)
@@ -188,11 +198,14 @@ class _Trial:
     def _log(self, records: list[RunRecord], measured: dict[str, float]) -> None:
         """The trial's values on its MLflow runs, so that these can be searched and sorted by them."""
         metrics = {f"trial/{name}": value for name, value in measured.items()}
+        store, folder = self._place.work.store, self._place.work.folder
         for record in records:
-            if record.mlflow_run_id is not None:
-                log_metrics(
-                    self._place.work.store, record.mlflow_run_id, metrics, record.evaluations[-1].iteration
-                )
+            if (run_id := record.mlflow_run_id) is not None:
+                # The run has closed its outbox; what can't be sent now is kept in its folder all the same.
+                place = record_path(folder, record.arm, record.seed).parent
+                open_outbox(store, run_id, place, f"{record.arm}/seed_{record.seed}")
+                log_metrics(store, run_id, metrics, record.evaluations[-1].iteration)
+                close_outbox(store, run_id, _WAIT_FOR_STORE_S)
 
 
 class _Reporter:

@@ -7,6 +7,8 @@ parameters and dataset inputs that it has already are taken as they are.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 _METRICS_PER_CALL = 1000
 _PARAMETERS_PER_CALL = 100
 _HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_UPLOAD_S = "600"
+"""A server may take its time to store a checkpoint; that is no sign of its being away."""
 _TOO_BUSY = (408, 429)
 
 
@@ -90,10 +94,25 @@ def _text(client: MlflowClient, run_id: str, entry: Entry) -> None:
 
 def _artifact(client: MlflowClient, run_id: str, entry: Entry) -> None:
     path = Path(entry["path"])
-    if path.is_dir():
-        client.log_artifacts(run_id, str(path), entry["folder"])
-    else:
-        client.log_artifact(run_id, str(path), entry["folder"])
+    with _time_to_upload():
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), entry["folder"])
+        else:
+            client.log_artifact(run_id, str(path), entry["folder"])
+
+
+@contextmanager
+def _time_to_upload() -> Iterator[None]:
+    """Lifts the limit of :func:`limit_http_waits`, which MLflow reads at each request; a user's own stays."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    limited = os.environ.get(name) == _HTTP_LIMITS[name]
+    if limited:
+        os.environ[name] = _UPLOAD_S
+    try:
+        yield
+    finally:
+        if limited:
+            os.environ[name] = _HTTP_LIMITS[name]
 
 
 def _inputs(client: MlflowClient, run_id: str, entry: Entry) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from envrl.errors import DataFault
 
@@ -49,22 +49,30 @@ def journals_below(folder: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.endswith(_REFUSED))
 
 
+class NothingKept(Exception):
+    """A journal is not there, or was cut off by a crash before anything was in it."""
+
+
 class Journal:
     """The journal of one run, held by this process alone while it is open.
 
     Args:
         path: Its file; made with its folder if it is missing.
-        owner: Whose it is; None takes what the file says.
+        owner: Whose it is; None takes what the file says, and makes no file.
 
     Raises:
+        NothingKept: Without an owner: there is no file, or nothing in it; such a file is removed.
         DataFault: Another process holds it, it can't be written, or a line is broken.
     """
 
     def __init__(self, path: Path, owner: Owner | None = None) -> None:
         self.path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = _lock(path)
+            if owner is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = _lock(path, "r+b" if owner is None else "a+b")
+        except FileNotFoundError as fault:
+            raise NothingKept(str(path)) from fault
         except BlockingIOError as fault:
             raise DataFault(
                 f"{path} is in use by a process that is still at work and delivers it; wait for its end"
@@ -148,7 +156,8 @@ class Journal:
                 ) from fault
         if known is None:
             if owner is None:
-                raise DataFault(f"{self.path} is empty; remove it")
+                self.path.unlink(missing_ok=True)
+                raise NothingKept(str(self.path))
             known = owner
             self._write(asdict(owner))
             folder = os.open(self.path.parent, os.O_RDONLY)
@@ -170,10 +179,10 @@ class Journal:
             place += len(line)
 
 
-def _lock(path: Path) -> BinaryIO:
+def _lock(path: Path, mode: Literal["r+b", "a+b"]) -> BinaryIO:
     """Opens the file and holds a lock of the operating system on it, which is freed when a process dies."""
     while True:
-        handle = path.open("a+b")
+        handle = path.open(mode)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from envrl.errors import DataFault
 from envrl.tracking.delivery import is_away, limit_http_waits, send
-from envrl.tracking.journal import Entry, Journal, Owner, journal_path
+from envrl.tracking.journal import Entry, Journal, NothingKept, Owner, journal_path
 from envrl.tracking.store import Store, client, quiet_mlflow
 
 if TYPE_CHECKING:
@@ -169,7 +169,10 @@ def deliver(path: Path, uri: str | None = None) -> int:
     mlflow = quiet_mlflow()
     limit_http_waits()
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    journal = Journal(path)
+    try:
+        journal = Journal(path)
+    except NothingKept:
+        return 0
     uri = uri or journal.owner.uri
     delivered = 0
     try:
@@ -180,12 +183,14 @@ def deliver(path: Path, uri: str | None = None) -> int:
             _hand_over(mlflow_client, journal, entry)
             journal.done(number)
             delivered += 1
-    except mlflow.exceptions.MlflowException as fault:
+    except Exception as fault:
         if is_away(fault):
             raise DataFault(
                 f"the MLflow store {uri} can't be reached ({_reason(fault)}); {_values(len(journal))} stay "
                 f"in {path}. Start it, then run the command again"
             ) from fault
+        if not isinstance(fault, mlflow.exceptions.MlflowException):
+            raise
         raise DataFault(
             f"the MLflow store {uri} does not have the run of {path} ({_reason(fault)}); name the store it "
             "was started in with --uri"

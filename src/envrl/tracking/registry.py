@@ -44,7 +44,7 @@ def model_name(env: str, model: str) -> str:
     'envrl-alfworld-Qwen2.5-0.5B-Instruct'
     """
     base = model.rstrip("/").rsplit("/", 1)[-1]
-    return f"envrl-{env}-{_STRANGE.sub('-', base)}"
+    return f"envrl-{_STRANGE.sub('-', env)}-{_STRANGE.sub('-', base)}"
 
 
 def register_adapter(
@@ -89,7 +89,7 @@ def register_adapter(
             name,
             source=f"{run.info.artifact_uri}/{folder}",
             run_id=run_id,
-            tags={**tags, "success": f"{success:.6g}", "panel": panel},
+            tags={**tags, "success": repr(success), "panel": panel},
             description=f"Success {success:.1%} on the panel {panel}.",
         )
     holder = _holder(mlflow_client, name)

@@ -189,9 +189,18 @@ def deliver_below(folder: Path, uri: str | None = None) -> int:
     """Delivers what ended runs in a folder could not; returns the number of log calls.
 
     Raises:
-        DataFault: A store can't be reached, or a file is broken or in use.
+        DataFault: A store can't be reached, or a file is broken or in use; all others were delivered.
     """
-    return sum(deliver(path, uri) for path in journals_below(folder))
+    delivered, faults = 0, []
+    for path in journals_below(folder):
+        try:
+            delivered += deliver(path, uri)
+        except DataFault as fault:
+            faults.append(fault)
+    if faults:
+        more = f" ({len(faults) - 1} more files could not be delivered)" if len(faults) > 1 else ""
+        raise DataFault(f"{faults[0]}{more}") from faults[0]
+    return delivered
 
 
 def undelivered(folder: Path, run_id: str) -> bool:

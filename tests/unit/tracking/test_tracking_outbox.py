@@ -204,6 +204,53 @@ def test_a_killed_process_leaves_every_entry_it_had_kept(tmp_path: Path) -> None
     assert not path.exists()
 
 
+@pytest.mark.parametrize("begun", ["", '{"uri": "sqli'])
+def test_a_journal_that_a_crash_cut_off_before_its_first_line_holds_nothing(
+    begun: str, store: Store, tmp_path: Path
+) -> None:
+    run_id = open_run(store)
+    path = journal_path(tmp_path, run_id)
+    path.write_text(begun)
+    with runs.run_context(store, "quick", "grpo/seed_0", None, TAGS, run_id, tmp_path):
+        runs.log_metrics(store, run_id, {"train/loss": 1.0}, 1)
+    assert not path.exists()
+    assert [value for _, value, _ in history(store, run_id, "train/loss")] == [1.0]
+    assert deliver(path) == 0
+    assert not path.exists()
+
+
+def test_one_file_that_can_not_be_delivered_does_not_hold_up_the_others(store: Store, tmp_path: Path) -> None:
+    run_id = open_run(store)
+    for folder, owner in (("a", "2" * 32), ("b", run_id), ("c", "3" * 32)):
+        journal = Journal(journal_path(tmp_path / folder, owner), Owner(store.uri, owner, folder))
+        journal.append(points("train/loss", 1.0))
+        journal.close()
+    with pytest.raises(DataFault, match=r"does not have the run .*\(1 more files could not"):
+        runs.deliver_below(tmp_path)
+    assert [path.parent.name for path in journals_below(tmp_path)] == ["a", "c"]
+    assert len(history(store, run_id, "train/loss")) == 1
+
+
+def test_uploads_have_more_time_than_other_requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from envrl.tracking import delivery
+
+    seen: list[str] = []
+
+    class Client:
+        def log_artifact(self, *_: object) -> None:
+            seen.append(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+
+    entry = {"kind": "artifact", "path": str(tmp_path / "file"), "folder": None}
+    for limit in (None, "7"):
+        monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+        if limit is not None:
+            monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", limit)
+        delivery.limit_http_waits()
+        delivery.send(Client(), RUN, entry)  # type: ignore[arg-type]
+        seen.append(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    assert seen == ["600", "20", "7", "7"]
+
+
 def test_a_broken_or_foreign_journal_is_named(store: Store, tmp_path: Path) -> None:
     path = journal_path(tmp_path, RUN)
     path.write_text('{"uri": "u"}\n')

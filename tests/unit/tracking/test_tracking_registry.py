@@ -40,6 +40,7 @@ def test_a_better_adapter_of_the_same_panel_takes_the_alias(store: Store, tmp_pa
 def test_a_model_is_named_after_its_environment_and_base() -> None:
     assert model_name("webshop", "/models/Qwen 2/") == "envrl-webshop-Qwen-2"
     assert model_name("alfworld", "tiny") == NAME
+    assert model_name("my_lock:LockEnv", "tiny-alfworld") == "envrl-my_lock-LockEnv-tiny-alfworld"
 
 
 def test_games_are_datasets_of_the_run_and_logged_once(store: Store) -> None:
