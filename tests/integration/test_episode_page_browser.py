@@ -96,7 +96,11 @@ def test_filters_leave_what_they_say(page: Page) -> None:
         assert height == f"{ROW * left}px"
     assert "No episode passes" in text(page, "#summary")
     show(page, "arm=grpo")
-    assert "listed3033.3 %2.5" in text(page, "#summary")
+    assert "listed3033.3 %2.50.0 %0/11/1" in text(page, "#summary")
+    show(page, "text=hostile")
+    assert "listed10.0 %9.0100.0 %" in text(page, "#summary")
+    assert "exact" not in text(page, "#summary")
+    show(page, "arm=grpo")
     assert page.run("document.querySelector('select[name=arm]').value") == "grpo"
 
 

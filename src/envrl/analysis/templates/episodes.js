@@ -96,8 +96,10 @@ function drawSummary() {
   if (arms.length > 1) for (const arm of arms) groups.push([arm, listed.filter((e) => e.run.arm === arm)]);
   const rows = groups.map(([name, episodes]) => [name, summary(episodes)]).filter(([, s]) => s !== null);
   if (!rows.length) { $("summary").replaceChildren(el("p", "bad", "No episode passes these filters.")); return; }
-  const cells = rows.map(([name, s]) => [name, s.count, percent1(s.won), s.length.toFixed(1)]);
-  $("summary").replaceChildren(table(["", "episodes", "won", "mean turns"], cells, [1, 2, 3]));
+  const asked = rows[0][1].next || rows[0][1].action;
+  const heads = ["", "episodes", "won", "mean turns", "inadmissible", ...(asked ? ["next exact", "action exact"] : [])];
+  const cells = rows.map(([name, s]) => [name, s.count, percent1(s.won), s.length.toFixed(1), percent1(s.inadmissible), ...(asked ? [s.next, s.action] : [])]);
+  $("summary").replaceChildren(table(heads, cells, [1, 2, 3, 4, 5, 6]));
 }
 
 const percent1 = (share) => (100 * share).toFixed(1) + " %";

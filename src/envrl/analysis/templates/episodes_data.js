@@ -64,8 +64,20 @@ function filtered(filter) {
 
 const mean = (numbers) => numbers.reduce((sum, n) => sum + n, 0) / numbers.length;
 
-/** Number of episodes, share won, mean turns; null without episodes. */
+/** How many of the answers to a question are what happened, as "3/4"; none asked: "". */
+function exact(turns, place, truth) {
+  const asked = turns.filter((turn) => turn[10] !== 0 && turn[10][place] >= 0);
+  const right = asked.filter((turn) => text(turn[10][place]).trim() === text(turn[truth]).trim());
+  return asked.length ? `${right.length}/${asked.length}` : "";
+}
+
+/** Number of episodes, share won, mean turns, share of inadmissible turns, exact answers; null without episodes. */
 function summary(episodes) {
   if (episodes.length === 0) return null;
-  return { count: episodes.length, won: mean(episodes.map((e) => Number(e.won))), length: mean(episodes.map((e) => e.length)) };
+  const turns = episodes.flatMap((e) => e.turns);
+  return {
+    count: episodes.length, won: mean(episodes.map((e) => Number(e.won))), length: mean(episodes.map((e) => e.length)),
+    inadmissible: turns.length ? mean(turns.map((turn) => Number(!(turn[7] & 2)))) : 0,
+    next: exact(turns, 0, 9), action: exact(turns, 2, 6),
+  };
 }

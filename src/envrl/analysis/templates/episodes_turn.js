@@ -66,10 +66,10 @@ function written(pieces, surprises) {
 const badge = (good, label) => el("span", "badge " + (good ? "good" : "bad"), label);
 
 /** What was expected beside what happened, differences marked, and remarks below. */
-function beside(name, given, truth, remarks) {
+function beside(name, word, given, truth, remarks) {
   const [left, right] = compared(given.trim(), truth.trim()), same = given.trim() === truth.trim();
   const half = (label, content) => el("div", "", el("div", "name", ...label), el("div", "text boxed", content));
-  const both = el("div", "pair", half(["expected", badge(same, same ? "✓ the same" : "✗ differs")], left), half(["true"], right));
+  const both = el("div", "pair", half([word, badge(same, same ? "✓ the same" : "✗ differs")], left), half(["true"], right));
   return part(name, both, ...remarks.filter((remark) => remark).map((remark) => el("p", "", remark)));
 }
 
@@ -82,10 +82,10 @@ function expected(run, iteration, action, next, [sp, spCut, id, idCut]) {
   if (sp >= 0) {
     const ended = !spCut ? "" : asked.form === "question" ? "Cut off: no end within the tokens it was given."
       : "As many tokens as the true one has: where it ends is not trained in this form.";
-    box.append(beside("next observation", text(sp), next, [ended, untrained("sp", "state prediction")]));
+    box.append(beside("next observation", "expected", text(sp), next, [ended, untrained("sp", "state prediction")]));
   }
   if (id >= 0 && action !== null) {
-    box.append(beside("action guessed", text(id), action, [idCut ? "Cut off: no end within the tokens it was given." : "", untrained("id", "inverse dynamics")]));
+    box.append(beside("action between them", "guessed", text(id), action, [idCut ? "Cut off: no end within the tokens it was given." : "", untrained("id", "inverse dynamics")]));
   }
   return box;
 }
