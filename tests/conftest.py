@@ -5,6 +5,12 @@ Subprocesses started by a test inherit them.
 """
 
 import os
+import signal
+import threading
+
+if threading.current_thread() is threading.main_thread():
+    # A shell's background job ignores Ctrl-C, and so would every command that a test starts and stops by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.update(
     # Tests run beside each other and beside other work: two processes with two threads each on two

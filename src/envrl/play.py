@@ -5,7 +5,9 @@ The work is done in :mod:`envrl.experiments.play`; this module is only its stabl
 
 import sys
 
-if __name__ == "__main__":
-    from envrl.experiments.play import main
+from envrl.experiments.play import main
 
+__all__ = ["main"]
+
+if __name__ == "__main__":
     sys.exit(main())

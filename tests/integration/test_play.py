@@ -99,8 +99,6 @@ class Terminal:
             stderr=inner,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
             start_new_session=True,
-            # A background job of a shell ignores Ctrl-C, and so would what it starts.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(inner)
         self.shown = ""
