@@ -218,3 +218,9 @@ def test_tests_run_on_one_thread_with_shape_checks() -> None:
     checked = [m for m in sys.meta_path if "jaxtyping" in type(m).__module__]
     assert checked, "shape annotations of losses, policy and training are not executed"
     assert not isinstance(torch.zeros(2), Float[Tensor, "batch seq"])
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Tests are no packages, so a second file of a name is not collected where both run in one session."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
