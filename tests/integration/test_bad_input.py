@@ -13,7 +13,7 @@ import yaml
 from envrl.envs.alfworld import games
 from envrl.envs.alfworld.furnish import RoomSettings
 from envrl.envs.alfworld.generate import generate_game
-from envrl.experiments import ablate, evaluate, train
+from envrl.experiments import ablate, compare, deliver, evaluate, sweep, train
 from studies import call, tiny, write_study, write_yaml
 from support import checkpoint
 
@@ -400,3 +400,26 @@ def test_a_finished_run_is_not_continued_under_other_settings(
     assert "optim.lr: was 0.0003, is 0.002" in said
     assert "--name" in said
     assert {p: p.stat().st_mtime_ns for p in finished.folder.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("main", "options", "misspelt"),
+    [
+        (ablate.main, ["--arm", "grpo"], "--arm"),
+        (compare.main, ["a", "b", "--arm", "grpo"], "--arm"),
+        (sweep.main, ["--trial", "3"], "--trial"),
+        (deliver.main, ["--ur", "x"], "--ur"),
+    ],
+)
+def test_a_misspelt_option_is_not_taken_for_the_one_it_begins_like(
+    main: Callable[[Sequence[str]], int],
+    options: list[str],
+    misspelt: str,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(options)
+    assert left.value.code == 2
+    assert f"unrecognized arguments: {misspelt}" in capsys.readouterr().err
+    assert left_behind(here) == []

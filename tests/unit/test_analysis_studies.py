@@ -38,6 +38,7 @@ def test_two_arms_of_one_study_compare_as_in_its_report() -> None:
     (match,) = compare_studies(FIRST, FIRST, [("grpo", "grpo+sp")])
     reported = summarise(STUDY, "grpo").comparisons["grpo+sp"]
     assert match.difference.value == reported.difference.value == 0.375
+    assert match.difference == reported.difference
     assert match.p_value == reported.p_value
     assert (match.paired, match.seeds) == ((0, 1), ((0, 1), (0, 1)))
     assert match.finals[1].value == 0.875

@@ -118,7 +118,7 @@ def _match(first: Side, second: Side, one: str, other: str, seed: int) -> Match:
     same_games = runs[0].game_ids == runs[1].game_ids
     common = tuple(sorted(set(runs[0].seeds) & set(runs[1].seeds))) if same_games else ()
     won = [r.outcomes(r.last, seeds=common or None) for r in runs]
-    rng = generator(seed, "studies", one, other)
+    rng = generator(seed, "compare", other, one)  # the draws of a report
     return Match(
         first=one,
         second=other,

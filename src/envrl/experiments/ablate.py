@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m envrl.experiments.ablate",
         description="Run a study: every arm with every seed, then a table, curves and a report. The same "
         "command again skips finished runs and goes on with killed ones.",

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m envrl.experiments.compare",
         description="Compare two studies arm by arm: success with intervals, and the settings that differ. "
         "Games and seeds are paired where both studies have the same.",

@@ -19,6 +19,7 @@ from envrl.experiments.console import DEFAULT_ROOT, guarded, say
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m envrl.experiments.deliver",
         description="Deliver to MLflow what ended runs could not log while the store was away. Given twice, "
         "nothing is doubled.",

@@ -289,6 +289,7 @@ def scaled(stage: Stage, scale: float) -> Stage:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the rebuild."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m envrl.policy.tiny",
         description="Rebuild an embedded policy from generated games only.",
     )

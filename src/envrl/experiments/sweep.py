@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m envrl.experiments.sweep",
         description="Search the settings of a run: trials chosen by Optuna, then a table, the best "
         "configuration and figures. The same command again goes on where it was stopped.",

@@ -180,7 +180,9 @@ def _explain(value: object) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plays game files on the native engine and on the reference; exit code 1 if they differ."""
-    parser = argparse.ArgumentParser(prog="python -m envrl.envs.alfworld.compare", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="python -m envrl.envs.alfworld.compare", description=main.__doc__
+    )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="game files (.tw-pddl) or folders of them")
     parser.add_argument("--steps", type=int, default=40, help="random commands per game (default: 40)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random play (default: 0)")

@@ -222,6 +222,7 @@ class Expert:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plays game files with the expert and prints how many it wins; returns the exit code."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m envrl.envs.alfworld.expert",
         description="Plays ALFWorld games with the search-then-act expert and counts what it wins.",
     )

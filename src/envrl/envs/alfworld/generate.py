@@ -175,6 +175,7 @@ def _publish(partial: Path, final: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Generates solvable ALFWorld games as .tw-pddl files; returns the exit code."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m envrl.envs.alfworld.generate",
         description="Generates ALFWorld games that the expert wins, as .tw-pddl files.",
     )

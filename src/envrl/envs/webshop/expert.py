@@ -227,6 +227,7 @@ def _print_transcript(run: Demonstration) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plays goals of a shop with the expert and prints how it does; returns the exit code."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m envrl.envs.webshop.expert",
         description="Plays WebShop goals with the page-reading expert and counts purchases at reward 1.",
     )

@@ -226,6 +226,7 @@ def default_catalogue(cache_dir: Path, count: int = DEFAULT_COUNT, seed: int = D
 def main(arguments: Sequence[str] | None = None) -> int:
     """Generates a catalogue of invented products; returns the exit code."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m envrl.envs.webshop.generate",
         description="Generates a catalogue of invented products in WebShop's official file format.",
     )

@@ -241,6 +241,7 @@ def replay(path: Path, paths: ShopPaths) -> Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replays recorded WebShop episodes and prints every difference; returns the exit code."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m envrl.envs.webshop.replay",
         description="Replays recorded WebShop episodes and prints every difference.",
     )

@@ -110,6 +110,7 @@ def _load(items: Path, attributes: Path | None, rng: random.Random) -> Catalog:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answers the queries of the standard input, one a line; returns the exit code."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m envrl.envs.webshop.search",
         description="Answers the queries of the standard input, one a line.",
     )
