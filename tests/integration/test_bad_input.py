@@ -407,7 +407,7 @@ def test_a_finished_run_is_not_continued_under_other_settings(
     [
         (ablate.main, ["--arm", "grpo"], "--arm"),
         (compare.main, ["a", "b", "--arm", "grpo"], "--arm"),
-        (sweep.main, ["--trial", "3"], "--trial"),
+        (sweep.main, ["--study", "sweep.yaml", "--trial", "3"], "--trial"),
         (deliver.main, ["--ur", "x"], "--ur"),
     ],
 )
