@@ -178,6 +178,10 @@ class ScriptedSession:
     def keep(self, rows: Sequence[int]) -> None:
         self._rows = [self._rows[r] for r in rows]
 
+    def rewrite(self, prompts: Sequence[Sequence[int]]) -> None:
+        assert len(prompts) == len(self._rows)
+        self._rows = [list(prompt) for prompt in prompts]
+
     def sample(
         self, generators: Sequence[np.random.Generator], temperature: float, max_new_tokens: int
     ) -> list[SampledTokens]:

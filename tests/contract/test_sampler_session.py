@@ -72,6 +72,39 @@ class SamplerSessionContract:
             alone.append([turn])
             assert alone.sample([rng], 1.0, 5)[0].token_ids == second[place].token_ids
 
+    def test_a_rewritten_row_is_like_one_that_was_begun_with_that_prompt(self, open_session: Open) -> None:
+        session = open_session(3)
+        session.append(PROMPTS)
+        session.sample(generators([1, 2, 3]), 1.0, 5)
+        session.keep([0, 2])
+        # The first keeps a part of what it was, the second is cut short, and both then go on.
+        prompts = [[2, 40, 41, 70, 8, 3], [2, 60, 61, 5, 3]]
+        session.rewrite(prompts)
+        rngs = generators([4, 5])
+        found = [session.sample(rngs, 1.0, 5)]
+        session.append([[8, 3], [5, 3]])
+        found.append(session.sample(rngs, 1.0, 5))
+        fresh, rngs = open_session(2), generators([4, 5])
+        fresh.append(prompts)
+        assert [a.token_ids for a in fresh.sample(rngs, 1.0, 5)] == [a.token_ids for a in found[0]]
+        fresh.append([[8, 3], [5, 3]])
+        assert [a.token_ids for a in fresh.sample(rngs, 1.0, 5)] == [a.token_ids for a in found[1]]
+
+    def test_rows_that_begin_alike_go_their_own_ways(self, open_session: Open) -> None:
+        together, seeds = open_session(4), [1, 2, 3, 4]
+        prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0]]
+        together.append(prompts)
+        rngs = generators(seeds)
+        first = together.sample(rngs, 1.0, 5)
+        together.append([[8, 3]] * 4)
+        second = together.sample(rngs, 1.0, 5)
+        for row, seed in enumerate(seeds):
+            alone, rng = open_session(1), generators([seed])
+            alone.append([prompts[row]])
+            assert alone.sample(rng, 1.0, 5)[0].token_ids == first[row].token_ids
+            alone.append([[8, 3]])
+            assert alone.sample(rng, 1.0, 5)[0].token_ids == second[row].token_ids
+
     def test_a_wrong_number_of_blocks_is_refused(self, open_session: Open) -> None:
         session = open_session(3)
         with pytest.raises(ValueError):  # noqa: PT011

@@ -246,6 +246,7 @@ CASES: dict[str, Case] = {
     "policy.lora.targets": Case("q_proj,v_proj", ("weights",)),
     "policy.dtype": Case("bfloat16", ("model",)),
     "policy.gradient_checkpointing": Case(True, ("model",)),
+    "policy.packed": Case(False, ("model",)),
     "policy.merge_for_sampling": Case(False, ("model",)),
     "sampling.max_new_tokens": Case(3, ("record",)),
     "sampling.temperature": Case(0.1),

@@ -123,6 +123,7 @@ class RowBatch:
         advantages: Advantage of the turn an action token belongs to; 0 elsewhere.
         kinds: :class:`RowKind` of each row.
         policy_version: Optimiser updates the sampling weights had seen.
+        lengths: Tokens of each row, filler not counted.
         turns: What a critic is asked about; None without a critic.
         marks: By objective, the weight of each token as its target; 0 = no target. An objective that
             reads its targets off roles and kinds has no entry.
@@ -134,6 +135,7 @@ class RowBatch:
     advantages: Float[Tensor, "batch seq"]
     kinds: Int[Tensor, " batch"]
     policy_version: Int[Tensor, " batch"]
+    lengths: Int[Tensor, " batch"]
     turns: TurnBatch | None = None
     marks: Mapping[str, Float[Tensor, "batch seq"]] = field(default_factory=dict)
 

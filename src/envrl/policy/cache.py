@@ -89,6 +89,28 @@ class RaggedCache:
             for layer, tensor in store.items():
                 store[layer] = tensor[index]
 
+    def cut(self, lengths: Int[Tensor, " rows"]) -> None:
+        """Forgets what stands behind the first ``lengths`` tokens of each row."""
+        self.lengths = torch.minimum(self.lengths, lengths)
+
+    def part(self, rows: Int[Tensor, " some"]) -> RaggedCache:
+        """A cache of some of the rows, to go on with those alone; see :meth:`put_back`."""
+        part = RaggedCache(len(rows), self.lengths.device)
+        part.lengths = self.lengths[rows]
+        used = int(self.lengths.max())
+        part._keys = {layer: keys[rows, :used] for layer, keys in self._keys.items()}
+        part._values = {layer: values[rows, :used] for layer, values in self._values.items()}
+        return part
+
+    def put_back(self, rows: Int[Tensor, " some"], part: RaggedCache) -> None:
+        """Takes over what became of some rows in a cache of their own."""
+        self.lengths[rows] = part.lengths
+        used = int(part.lengths.max())
+        self._reserve(used)
+        for store, grown in ((self._keys, part._keys), (self._values, part._values)):
+            for layer, tensor in store.items():
+                tensor[rows, :used] = grown[layer][:, :used]
+
     @staticmethod
     def _capacity(positions: int) -> int:
         return -(-positions // _GROWTH) * _GROWTH

@@ -18,6 +18,9 @@ from envrl.policy.cache import RaggedCache
 from envrl.policy.settings import SamplingSettings
 from envrl.types import Finish
 
+_FEWEST_ROWS = 8
+"""So few rows are not thinned out: computing ended ones costs less than taking the others out."""
+
 __all__ = ["CachedSession", "SampledTokens", "SamplerSession", "SamplingSettings"]
 
 
@@ -47,6 +50,10 @@ class SamplerSession(Protocol):
         """Drops the rows that are not listed."""
         ...
 
+    def rewrite(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Replaces everything that stands in the rows; what stays as it was need not be computed again."""
+        ...
+
 
 class CachedSession:
     """:class:`SamplerSession` over a transformers decoder with a :class:`RaggedCache`.
@@ -66,6 +73,7 @@ class CachedSession:
         self._device = next(model.parameters()).device
         self._cache = RaggedCache(rows, self._device)
         self._pending: list[list[int]] = [[] for _ in range(rows)]
+        self._cached: list[list[int]] = [[] for _ in range(rows)]
         self._end_id = end_id
 
     def append(self, blocks: Sequence[Sequence[int]]) -> None:
@@ -77,6 +85,15 @@ class CachedSession:
         """Drops the rows that are not listed, cache entries included."""
         self._cache.keep(rows)
         self._pending = [self._pending[r] for r in rows]
+        self._cached = [self._cached[r] for r in rows]
+
+    def rewrite(self, prompts: Sequence[Sequence[int]]) -> None:
+        """See :class:`SamplerSession`; keeps the cache of what a prompt and its row begin with alike."""
+        # A row needs a token to be run, so the last one of a prompt is computed in any case.
+        kept = [common_prefix(row, prompt[:-1]) for row, prompt in zip(self._cached, prompts, strict=True)]
+        self._cache.cut(torch.tensor(kept, device=self._device))
+        self._cached = [row[:n] for row, n in zip(self._cached, kept, strict=True)]
+        self._pending = [list(prompt[n:]) for prompt, n in zip(prompts, kept, strict=True)]
 
     @torch.inference_mode()
     def sample(
@@ -99,21 +116,32 @@ class CachedSession:
     ) -> list[SampledTokens]:
         rows = len(self._pending)
         uniforms = torch.from_numpy(np.stack([g.random(max_new_tokens) for g in generators])).to(self._device)
-        logits = self._run(self._pending)
         tokens = torch.full((rows, max_new_tokens), self._end_id, dtype=torch.long)
         logprobs = torch.zeros(rows, max_new_tokens)
         lengths = torch.full((rows,), max_new_tokens, dtype=torch.long)
-        live = torch.ones(rows, dtype=torch.bool)
+        logits = self._start()
+        # Rows being computed, which of them still write, and the caches that they were taken out of.
+        active, live = torch.arange(rows), torch.ones(rows, dtype=torch.bool)
+        whole: list[tuple[RaggedCache, Tensor]] = []
         for position in range(max_new_tokens):
-            drawn, drawn_logprobs = draw(logits, uniforms[:, position], temperature)
-            tokens[live, position] = drawn.cpu()[live]
-            logprobs[live, position] = drawn_logprobs.cpu()[live]
-            ended = live & (tokens[:, position] == self._end_id)
-            lengths[ended] = position + 1
+            drawn, drawn_logprobs = draw(logits, uniforms[active, position], temperature)
+            writing = active[live]
+            tokens[writing, position] = drawn.cpu()[live]
+            logprobs[writing, position] = drawn_logprobs.cpu()[live]
+            ended = live & (tokens[active, position] == self._end_id)
+            lengths[active[ended]] = position + 1
             live = live & ~ended
             if position + 1 == max_new_tokens or not bool(live.any()):
                 break
+            if 2 * int(live.sum()) <= len(live) and len(live) > _FEWEST_ROWS:
+                left = live.nonzero()[:, 0]
+                whole.append((self._cache, left))
+                self._cache = self._cache.part(left.to(self._device))
+                active, drawn, live = active[left], drawn[left.to(self._device)], live[left]
             logits = self._advance(drawn, live)
+        for cache, left in reversed(whole):
+            cache.put_back(left.to(self._device), self._cache)
+            self._cache = cache
         if not bool(logprobs.isfinite().all()):
             raise PolicyFault(
                 "the policy's scores are not finite, so no token can be drawn; the weights have diverged: "
@@ -129,9 +157,30 @@ class CachedSession:
             for r in range(rows)
         ]
 
+    def _start(self) -> Float[Tensor, "rows vocab"]:
+        """Runs what was given; logits after each row's last token.
+
+        Rows that begin, and begin alike, as the episodes of a group do, are computed once.
+        """
+        blocks = self._pending
+        self._cached = [have + block for have, block in zip(self._cached, blocks, strict=True)]
+        number: dict[tuple[int, ...], int] = {}
+        same = [number.setdefault(tuple(block), len(number)) for block in blocks]
+        if len(number) == len(blocks) or int(self._cache.lengths.max()) > 0:
+            return self._run(blocks)
+        self._cache = RaggedCache(len(number), self._device)
+        logits = self._run([list(block) for block in number])
+        self._cache.keep(same)
+        return logits[torch.tensor(same, device=self._device)]
+
     def _hand_over(self, tokens: Tensor, lengths: Tensor) -> None:
         # The last token a row wrote was never fed back, so it opens the row's next block.
-        self._pending = [[int(tokens[r, n - 1])] for r, n in enumerate(lengths.tolist())]
+        ends = lengths.tolist()
+        self._pending = [[int(tokens[r, n - 1])] for r, n in enumerate(ends)]
+        self._cached = [
+            have + tokens[r, : n - 1].tolist()
+            for r, (have, n) in enumerate(zip(self._cached, ends, strict=True))
+        ]
 
     def _run(self, blocks: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
         """Runs a block of given tokens on every row; logits after each row's last one."""
@@ -178,6 +227,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         if training:
             model.train()
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Tokens at the beginning of both that are the same."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def draw(

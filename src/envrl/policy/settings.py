@@ -65,6 +65,9 @@ class PolicySettings:
     """Quantise the base to 8 bit with bitsandbytes; needs adapters."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
+    packed: bool = True
+    """Compute the rows of an update without padding, and what several rows begin with once for all of them
+    (only where adapters have no dropout): the same loss from fewer tokens. false pads every row."""
     merge_for_sampling: bool = True
     """Sample from a copy of the base with the adapters merged in (faster, one copy more in memory);
     false samples through the adapters. Quantised bases are never merged."""

@@ -51,6 +51,7 @@ def row_batch(rows: Sequence[TokenRow], pad_id: int) -> RowBatch | None:
         torch.from_numpy(advantages),
         torch.tensor([int(r.kind) for r in rows]),
         torch.tensor([r.policy_version for r in rows]),
+        torch.tensor([len(r.token_ids) for r in rows]),
         _turn_batch(rows),
         {name: _marks(rows, name, shape) for name in sorted({name for r in rows for name in r.marks})},
     )

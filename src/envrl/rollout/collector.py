@@ -90,19 +90,23 @@ class Collector:
     ) -> dict[int, Trajectory]:
         done: dict[int, Trajectory] = {}
         live = self._begin(plans, done)
-        keeps_cache = self._settings.keeps_cache
-        session = open_session(len(live)) if live and keeps_cache else None
+        grows = self._settings.keeps_cache
+        session: SamplerSession | None = None
         fresh = [episode.conversation.context.token_ids for episode in live]
         while live:
-            if session is None or not keeps_cache:
+            if session is None:
                 session = open_session(len(live))
-            session.append(fresh)
+                session.append(fresh)
+            elif grows:
+                session.append(fresh)
+            else:
+                session.rewrite(fresh)
             answers = session.sample(
                 [e.rng for e in live], temperature, self._settings.sampling.max_new_tokens
             )
             blocks = self._advance(live, answers, policy_version, done)
             kept = [i for i, block in enumerate(blocks) if block is not None]
-            if keeps_cache and 0 < len(kept) < len(live):
+            if 0 < len(kept) < len(live):
                 session.keep(kept)
             live = [live[i] for i in kept]
             fresh = [block for block in blocks if block is not None]

@@ -13,6 +13,7 @@ from envrl.losses.terms import LossTerm, at_least_float32
 from envrl.losses.value import value_loss
 from envrl.policy.batch import RowBatch, TurnBatch
 from envrl.policy.model import Policy
+from envrl.policy.states import RowStates
 from envrl.training.settings import PpoSettings
 
 
@@ -34,18 +35,16 @@ class Critic(nn.Module):
         self.weight = nn.Parameter(torch.zeros(hidden_size))
         self.bias = nn.Parameter(torch.zeros(1))
 
-    def forward(self, hidden: Float[Tensor, "batch seq hidden"], turns: TurnBatch) -> Float[Tensor, "turns"]:
+    def forward(self, states: RowStates, turns: TurnBatch) -> Float[Tensor, "turns"]:
         """Values of the turns of a batch, in at least float32."""
-        before = at_least_float32(hidden[turns.rows, turns.positions])
+        before = at_least_float32(states.at(turns.rows, turns.positions))
         # A product and a sum instead of a linear layer, which automatic mixed precision would round.
         return (before * self.weight).sum(-1) + self.bias
 
-    def loss(
-        self, hidden: Float[Tensor, "batch seq hidden"], turns: TurnBatch, denominator: float
-    ) -> LossTerm:
+    def loss(self, states: RowStates, turns: TurnBatch, denominator: float) -> LossTerm:
         """The clipped squared error (:func:`envrl.losses.value.value_loss`)."""
         return value_loss(
-            self(hidden, turns),
+            self(states, turns),
             turns.sampled_values,
             turns.returns,
             clip=self._settings.value_clip,
@@ -58,7 +57,7 @@ class Critic(nn.Module):
         placed = rows.to(self.weight.device)
         assert placed.turns is not None
         with _evaluating(policy):
-            return self(policy.hidden_states(placed.token_ids), placed.turns).float().cpu()  # type: ignore[no-any-return]
+            return self(policy.states(placed), placed.turns).float().cpu()  # type: ignore[no-any-return]
 
 
 @contextmanager

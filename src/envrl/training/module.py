@@ -16,6 +16,7 @@ from envrl.losses.policy import clipped_surrogate, entropy_bonus, kl_k3, token_e
 from envrl.losses.terms import LossTerm, combine
 from envrl.policy.batch import Denominators, Phase, RolloutBatch, RowBatch
 from envrl.policy.model import Policy
+from envrl.policy.states import RowStates
 from envrl.training.accounts import Accounts
 from envrl.training.critic import Critic
 from envrl.training.gradients import TermGradients
@@ -216,12 +217,12 @@ class EnvRLModule(L.LightningModule):
         """All terms of a micro-batch, those of weight 0 without gradients."""
         weights = self._term_weights(batch.iteration)
         terms = self._policy_terms(batch, weights)
-        self._tokens += sum(r.token_ids.numel() for r in (batch.policy, batch.questions) if r is not None)
+        self._tokens += sum(int(r.lengths.sum()) for r in (batch.policy, batch.questions) if r is not None)
         if batch.questions is not None and batch.phase is not Phase.POLICY:
             asked = any(weights[objective.name] > 0 for objective in self.objectives)
             with torch.set_grad_enabled(torch.is_grad_enabled() and asked):
-                hidden = self.policy.hidden_states(batch.questions.token_ids)
-                terms = self._objective_terms(batch, batch.questions, hidden, terms)
+                states = self.policy.states(batch.questions)
+                terms = self._objective_terms(batch, batch.questions, states, terms)
         if self._diagnosing(batch.iteration) or self._weights.needs_gradients(batch.iteration):
             self._gradients.add({n: t for n, t in terms.items() if n == "policy" or weights[n] > 0})
         return terms
@@ -230,12 +231,12 @@ class EnvRLModule(L.LightningModule):
         rows, counts = batch.policy, batch.denominators
         if rows is None:
             return {"policy": LossTerm(self._zero(), {})}
-        hidden = self.policy.hidden_states(rows.token_ids)
+        states = self.policy.states(rows)
         if batch.phase is Phase.AUXILIARY:
-            return self._objective_terms(batch, rows, hidden, {"policy": LossTerm(self._zero(), {})})
+            return self._objective_terms(batch, rows, states, {"policy": LossTerm(self._zero(), {})})
         acted = rows.roles[:, 1:] == Role.ACTION
         targets = rows.token_ids[:, 1:][acted]
-        logits = self.policy.logits(hidden[:, :-1][acted])
+        logits = self.policy.logits(states.before(acted))
         logprobs = token_logprobs(logits, targets)
         shares = self._token_weights(acted, counts)
         terms = {
@@ -255,18 +256,18 @@ class EnvRLModule(L.LightningModule):
                 token_entropies(logits), denominator=counts.action_tokens, weights=shares
             )
         if self.critic is not None and rows.turns is not None:
-            terms["value"] = self.critic.loss(hidden, rows.turns, counts.turns)
+            terms["value"] = self.critic.loss(states, rows.turns, counts.turns)
         if weights["kl"] > 0 or self._diagnosing(batch.iteration):
             with torch.set_grad_enabled(weights["kl"] > 0):
                 terms["kl"] = self._kl(rows, acted, targets, logprobs, counts.action_tokens, shares)
-        return terms if batch.phase is Phase.POLICY else self._objective_terms(batch, rows, hidden, terms)
+        return terms if batch.phase is Phase.POLICY else self._objective_terms(batch, rows, states, terms)
 
     def _objective_terms(
-        self, batch: RolloutBatch, rows: RowBatch, hidden: Tensor, have: dict[str, LossTerm]
+        self, batch: RolloutBatch, rows: RowBatch, states: RowStates, have: dict[str, LossTerm]
     ) -> dict[str, LossTerm]:
         """The terms there are, and those of objectives with targets in these rows."""
         weights, counts = self.weights(batch.iteration), batch.denominators
-        return have | objective_terms(self.policy, self.objectives, rows, hidden, counts, weights, have)
+        return have | objective_terms(self.policy, self.objectives, rows, states, counts, weights, have)
 
     def _token_weights(self, acted: Tensor, counts: Denominators) -> Tensor | None:
         """Weights of the written tokens of some rows; a row is never split over micro-batches."""
@@ -288,8 +289,8 @@ class EnvRLModule(L.LightningModule):
         weights: Tensor | None,
     ) -> LossTerm:
         with self.policy.reference() as reference:
-            hidden = reference.hidden_states(rows.token_ids)
-            reference_logprobs = token_logprobs(reference.logits(hidden[:, :-1][acted]), targets)
+            known = reference.states(rows).before(acted)
+            reference_logprobs = token_logprobs(reference.logits(known), targets)
         return kl_k3(logprobs, reference_logprobs, denominator=denominator, weights=weights)
 
     def _zero(self) -> Tensor:

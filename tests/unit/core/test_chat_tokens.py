@@ -118,12 +118,21 @@ def test_texts_survive_the_tokenizer() -> None:
 
 
 class Witness:
-    """A session that records every token it is given and every token it writes."""
+    """A session that records every token it is given and every token it writes, anew for a rewritten row."""
 
     def __init__(self, inner: CachedSession, rows: int, log: dict[int, list[int]]) -> None:
         self._inner, self._log = inner, log
-        self._names = [len(log) + n for n in range(rows)]
-        log.update({name: [] for name in self._names})
+        self._name(rows)
+
+    def _name(self, rows: int) -> None:
+        self._names = [len(self._log) + n for n in range(rows)]
+        self._log.update({name: [] for name in self._names})
+
+    def rewrite(self, prompts: list[list[int]]) -> None:
+        self._inner.rewrite(prompts)
+        self._name(len(prompts))
+        for name, prompt in zip(self._names, prompts, strict=True):
+            self._log[name].extend(prompt)
 
     def append(self, blocks: list[list[int]]) -> None:
         self._inner.append(blocks)

@@ -44,6 +44,7 @@ def rows(
         spread,
         torch.tensor(kinds),
         torch.full((len(ids),), version),
+        torch.full((len(ids),), token_ids.shape[1]),
     )
 
 

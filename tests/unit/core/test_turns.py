@@ -286,14 +286,14 @@ class TestCritic:
         def gradients() -> tuple[float, float]:
             policy.zero_grad()
             critic.zero_grad()
-            term = critic.loss(policy.hidden_states(batch.token_ids), batch.turns, 2.0)
+            term = critic.loss(policy.states(batch), batch.turns, 2.0)
             term.value.backward()
             return float(critic.bias.grad), float(
                 policy.causal.get_input_embeddings().weight.grad.abs().sum()
             )
 
         # ½ (9 + 1) / 2 = 2.5 at V = 0; the bias' gradient is the mean error (−3 + 1) / 2.
-        term = critic.loss(policy.hidden_states(batch.token_ids), batch.turns, 2.0)
+        term = critic.loss(policy.states(batch), batch.turns, 2.0)
         assert float(term.value.detach()) == pytest.approx(2.5)
         assert gradients() == (pytest.approx(-1.0), 0.0)
         with torch.no_grad():

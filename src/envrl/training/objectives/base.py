@@ -15,6 +15,7 @@ from envrl.losses.policy import token_logprobs
 from envrl.losses.terms import LossTerm, scaled_sum
 from envrl.policy.batch import RowBatch, TargetCounts
 from envrl.policy.model import Policy
+from envrl.policy.states import RowStates
 from envrl.prompts.dynamics import DynamicsQuestion
 from envrl.prompts.settings import PromptSettings
 from envrl.types import Lived
@@ -87,7 +88,7 @@ class Objective(ABC):
 def read_targets(
     policy: Policy,
     rows: RowBatch,
-    hidden: Float[Tensor, "batch seq width"],
+    states: RowStates,
     mask: Bool[Tensor, "batch places"],
     name: str,
 ) -> Targets:
@@ -96,12 +97,12 @@ def read_targets(
     Args:
         policy: Gives logits of hidden states.
         rows: The rows.
-        hidden: Their hidden states.
+        states: Their hidden states.
         mask: Targets among ``rows.token_ids[:, 1:]``.
         name: Objective whose marks are the targets' weights.
     """
     targets = rows.token_ids[:, 1:][mask]
-    logits = policy.logits(hidden[:, :-1][mask])
+    logits = policy.logits(states.before(mask))
     logprobs = token_logprobs(logits, targets)
     marked = rows.marks.get(name)
     weights = torch.ones_like(logprobs) if marked is None else marked[:, 1:][mask].to(logprobs)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from envrl.losses.terms import LossTerm
 from envrl.policy.batch import Denominators, RowBatch
 from envrl.policy.model import Policy
+from envrl.policy.states import RowStates
 from envrl.training.objectives.base import Objective, read_targets
 
 
@@ -18,7 +17,7 @@ def objective_terms(
     policy: Policy,
     objectives: Sequence[Objective],
     rows: RowBatch,
-    hidden: Float[Tensor, "batch seq width"],
+    states: RowStates,
     counts: Denominators,
     weights: Mapping[str, float],
     have: Collection[str] = (),
@@ -29,7 +28,7 @@ def objective_terms(
         policy: Gives logits of hidden states.
         objectives: In the order in which their terms are added up.
         rows: Rows of one kind of pass.
-        hidden: Their hidden states.
+        states: Their hidden states.
         counts: Target counts of the whole update.
         weights: Weight of every objective.
         have: Objectives that other rows of the micro-batch have given a term already.
@@ -47,7 +46,7 @@ def objective_terms(
             continue
         weighted = weights[objective.name] > 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and weighted):
-            source = hidden if weighted else hidden.detach()
+            source = states if weighted else states.detach()
             terms[objective.name] = objective.term(
                 read_targets(policy, rows, source, mask, objective.name), own
             )
