@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from envrl.errors import DataFault
 from envrl.tracking.delivery import is_away, limit_http_waits, send
 from envrl.tracking.journal import Entry, Journal, NothingKept, Owner, journal_path
+from envrl.tracking.measured import Measured
 from envrl.tracking.store import Store, client, quiet_mlflow
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Outbox:
         self._path = journal_path(folder, run_id)
         self._experiment_id: str | None = None
         self._journal: Journal | None = None
+        self._measured: Measured | None = None
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._empty = threading.Event()
@@ -63,6 +65,14 @@ class Outbox:
             self._experiment_id = str(self._client.get_run(self._owner.run_id).info.experiment_id)
         return self._experiment_id
 
+    def leave_out_what_is_there(self) -> None:
+        """Asks the store which metrics the run has; from now on none of them is logged again.
+
+        Raises:
+            MlflowException: The store is away.
+        """
+        self._measured = Measured(self._client, self._owner.run_id)
+
     def put(self, entry: Entry) -> None:
         """Logs an entry, or keeps it; on return it is in MLflow or on the disk.
 
@@ -70,6 +80,10 @@ class Outbox:
             MlflowException: The store can be reached and does not take such a value.
             DataFault: The store is away, and the journal can't be written.
         """
+        if self._measured is not None and entry["kind"] == "metrics":
+            entry = {**entry, "points": self._measured.new(entry["points"])}
+            if not entry["points"]:
+                return
         with self._lock:
             if self._journal is None:
                 try:

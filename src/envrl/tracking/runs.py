@@ -218,12 +218,15 @@ def _opened(
     folder: Path | None,
 ) -> tuple[str, Outbox]:
     """A new run, or an old one with everything delivered that it could not before."""
+    goes_on = run_id is not None
     try:
         if run_id is None:
             run_id = _create(store, experiment, name, parent_id, tags)
         else:
             _reopen(store, run_id, tags, folder)
         opened = open_outbox(store, run_id, folder, name)
+        if goes_on:
+            opened.leave_out_what_is_there()
         _ = opened.experiment_id  # asked for while the store is there
         return run_id, opened
     except Exception as fault:
