@@ -115,7 +115,8 @@ def test_bad_input_is_refused_with_the_remedy(run: Path, capsys: pytest.CaptureF
     assert "--limit is 0; use 1" in refused(capsys, run, "--limit", "0")
     assert "--predict is -1; use 0" in refused(capsys, run, "--predict", "-1")
     assert "--out" in refused(capsys, run, "--out", run)
-    (run / CHECKPOINT).unlink()
+    for path in run.glob("*.ckpt"):
+        path.unlink()
     assert "leave out --predict" in refused(capsys, run, "--predict", "2")
     assert not (run / "episodes.html").exists()
     shutil.rmtree(run / FOLDER)

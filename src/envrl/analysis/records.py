@@ -80,6 +80,8 @@ class RunRecord(_Model):
     """Resolved configuration."""
     error: str | None = None
     """What a failed run failed of, or when a pruned one was given up."""
+    notes: tuple[str, ...] = ()
+    """What its numbers do not show of how it was made: a broken checkpoint that was passed over."""
 
     @model_validator(mode="after")
     def _iterations_rise(self) -> RunRecord:

@@ -21,7 +21,7 @@ from envrl.analysis.predictions import (
 )
 from envrl.errors import DataFault
 from envrl.experiments.config import RunConfig, config_from
-from envrl.experiments.resume import CHECKPOINT, completed_iterations, read_checkpoint
+from envrl.experiments.resume import CHECKPOINT, Found, newest_checkpoint, warn
 from envrl.experiments.trained import trained_config, trained_policy
 from envrl.prompts.dynamics import inverse_dynamics_question, state_prediction_question
 from envrl.prompts.render import follow_up, opening_message, without_banner
@@ -63,14 +63,16 @@ def expectations(run: Path, episodes: Sequence[Episode], tell: Tell) -> Predicti
         DataFault: The run has no configuration or checkpoint, or its episodes don't fit them.
         PolicyFault: The model can't be loaded.
     """
-    checkpoint = run / CHECKPOINT
-    if not checkpoint.is_file():
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is None:
         raise DataFault(
             f"'{run}' holds no checkpoint ({CHECKPOINT}), so its policy can't be asked what it expects; "
             "leave out --predict, or train that run anew"
         )
+    if checkpoint.note is not None:
+        warn(checkpoint.note)
     config = config_from(trained_config(run))
-    path = predictions_path(run, _file_hash(checkpoint), _form_hash(config))
+    path = predictions_path(run, _file_hash(checkpoint.path), _form_hash(config))
     known = read_predictions(path)
     wanted = {
         answer_key(episode.turns[: number + 1], asked)
@@ -79,7 +81,7 @@ def expectations(run: Path, episodes: Sequence[Episode], tell: Tell) -> Predicti
         for asked in _asked(turn, config)
     }
     if known is None or not wanted <= known.answers.keys():
-        known = _ask(run, config, path, known, episodes, tell)
+        known = _ask(checkpoint, config, path, known, episodes, tell)
     return known
 
 
@@ -91,7 +93,7 @@ def _asked(turn: Turn, config: RunConfig) -> tuple[Asked, ...]:
 
 
 def _ask(
-    run: Path,
+    checkpoint: Found,
     config: RunConfig,
     path: Path,
     known: Predictions | None,
@@ -103,8 +105,7 @@ def _ask(
     from envrl.rollout.source import session_factory
 
     torch.set_num_threads(config.train.threads)
-    content = read_checkpoint(run / CHECKPOINT)
-    policy = trained_policy(config, content)
+    policy = trained_policy(config, checkpoint.content)
     answers = {} if known is None else dict(known.answers)
     questions = {
         question.key: question
@@ -116,7 +117,7 @@ def _ask(
 
     def found() -> Predictions:
         return Predictions(
-            iteration=completed_iterations(content),
+            iteration=checkpoint.completed,
             sp_form="conversation" if config.sp_in_conversation else "question",
             trained=tuple(name for name, used in trained.items() if used),
             answers=answers,

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import fcntl
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envrl.analysis.episodes import episodes_path, evaluated_iterations
 from envrl.analysis.records import RunRecord, load_record
 from envrl.errors import DataFault, EnvrlError
 from envrl.experiments.config import RunConfig
 from envrl.experiments.plain import as_plain, merge
+from envrl.training.checkpoints import CHECKPOINT, PREVIOUS, Damaged, check
 
-CHECKPOINT = "last.ckpt"
+__all__ = [
+    "CHECKPOINT",
+    "PREVIOUS",
+    "Found",
+    "alone",
+    "completed_iterations",
+    "covered_by",
+    "existing_record",
+    "first_difference",
+    "forget_after",
+    "newest_checkpoint",
+    "put_aside",
+    "read_checkpoint",
+    "warn",
+]
+
+_BROKEN = "broken.ckpt"
 _LOCK = ".lock"
 _LOCK_WAIT_S = 10.0
 
@@ -99,25 +119,108 @@ def covered_by(record: RunRecord, completed: int | None) -> RunRecord:
     return record.model_copy(update=changes)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Content of a checkpoint.
+@dataclass(frozen=True)
+class Found:
+    """The newest whole checkpoint of a run.
+
+    Attributes:
+        path: Its file.
+        content: What was saved.
+        note: Why it is not the newest that was written, as a sentence without its end; None if it is.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    note: str | None
+
+    @property
+    def completed(self) -> int:
+        """Iterations completed in it."""
+        return completed_iterations(self.content)
+
+
+def newest_checkpoint(folder: Path) -> Found | None:
+    """The newest checkpoint of a run that is whole; None if the run has not written any.
 
     Raises:
-        DataFault: The file is missing or is no checkpoint.
+        DataFault: There is one, and none is whole.
     """
+    wrong: dict[Path, str] = {}
+    for path in (folder / CHECKPOINT, folder / PREVIOUS):
+        try:
+            content = _content(path)
+        except FileNotFoundError:
+            continue
+        except Damaged as fault:
+            wrong[path] = str(fault)
+            continue
+        if path.name == CHECKPOINT:
+            return Found(path, content, None)
+        missing = f"the checkpoint {folder / CHECKPOINT} is missing"
+        reason = next((f"the checkpoint {file} is broken ({why})" for file, why in wrong.items()), missing)
+        done = completed_iterations(content)
+        return Found(
+            path, content, f"{reason}; the one before it is used, {path.name} after {done} iterations"
+        )
+    if not wrong:
+        return None
+    said = " and ".join(f"{file} is broken ({why})" for file, why in wrong.items())
+    raise DataFault(f"the checkpoint {said}; remove the folder {folder} to run it anew")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Content of a run's newest checkpoint that is whole; says so if that is not the newest.
+
+    Args:
+        path: The newest one, ``last.ckpt`` in the run's folder.
+
+    Raises:
+        DataFault: There is none, or none is whole.
+    """
+    found = newest_checkpoint(path.parent)
+    if found is None:
+        raise DataFault(f"'{path.parent}' holds no checkpoint ({path.name}); train it first")
+    if found.note is not None:
+        warn(found.note)
+    return found.content
+
+
+def _content(path: Path) -> dict[str, Any]:
     import torch
 
+    check(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        content["state_dict"], content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    except FileNotFoundError as error:
-        raise DataFault(f"'{path.parent}' holds no checkpoint ({path.name}); train it first") from error
+        content["state_dict"], completed_iterations(content)
     except Exception as error:
-        raise DataFault(
-            f"the checkpoint {path} is broken ({type(error).__name__}); remove the folder {path.parent} to "
-            "run it anew"
-        ) from error
+        raise Damaged(type(error).__name__) from error
     return dict(content)
+
+
+def forget_after(folder: Path, completed: int | None) -> None:
+    """Removes what a run has left from after the checkpoint it goes on from, because that is made again.
+
+    Records are cut by :func:`covered_by`; here it is the files of episodes.
+
+    Args:
+        folder: Folder of the run; this process holds it (:func:`alone`).
+        completed: Iterations in the checkpoint; None if there is none.
+    """
+    for iteration in evaluated_iterations(folder):
+        if completed is None or iteration > completed:
+            episodes_path(folder, iteration).unlink(missing_ok=True)
+
+
+def put_aside(folder: Path) -> None:
+    """Moves a broken newest checkpoint out of the way, so that it never takes the place of the one before."""
+    newest = folder / CHECKPOINT
+    if newest.is_file():
+        newest.replace(folder / _BROKEN)
+
+
+def warn(text: str) -> None:
+    """Says something on the console that does not end the command."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def completed_iterations(checkpoint: Mapping[str, Any]) -> int:

@@ -16,12 +16,13 @@ from envrl.experiments.credit import advantage_function
 from envrl.experiments.games import environment_factory, game_sets
 from envrl.experiments.plain import as_plain
 from envrl.experiments.resume import (
-    CHECKPOINT,
     alone,
-    completed_iterations,
     covered_by,
     existing_record,
-    read_checkpoint,
+    forget_after,
+    newest_checkpoint,
+    put_aside,
+    warn,
 )
 from envrl.experiments.runner import Parts, Runner, RunPlace
 from envrl.losses.dynamics import shuffled_pairing
@@ -153,10 +154,15 @@ def execute_run(
     record = existing_record(path, config)
     if record is not None and record.status in ("finished", "pruned"):
         return record
-    checkpoint = path.parent / CHECKPOINT
-    completed = completed_iterations(read_checkpoint(checkpoint)) if checkpoint.is_file() else None
     parts = build(config)
     with alone(path.parent), parts.pool, closed_in_the_end(parts.sampler):
+        # Read once nobody else is at it: a process that was killed may have written until then.
+        record = existing_record(path, config)
+        if record is not None and record.status in ("finished", "pruned"):
+            return record
+        found = newest_checkpoint(path.parent)
+        start, completed, note = (found.path, found.completed, found.note) if found else (None, None, None)
+        del found  # with all its weights, which the trainer reads again
         if record is None:
             record = RunRecord(
                 arm=place.arm,
@@ -172,5 +178,9 @@ def execute_run(
             run_id = record.mlflow_run_id or find_run(
                 place.store, place.experiment, place.run_name(config.seed), place.parent_id
             )
-        runner = Runner(config, place, parts, record, report)
-        return runner.run(run_id, checkpoint if completed is not None else None)
+        forget_after(path.parent, completed)
+        if note is not None:
+            warn(f"{place.run_name(config.seed)}: {note}")
+            record = record.model_copy(update={"notes": (*record.notes, note)})
+            put_aside(path.parent)
+        return Runner(config, place, parts, record, report).run(run_id, start)

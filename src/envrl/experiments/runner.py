@@ -46,6 +46,7 @@ from envrl.tracking.store import Store
 from envrl.tracking.traces import transcripts
 from envrl.training.callbacks import (
     CheckpointCallback,
+    CheckpointFiles,
     EvaluationCallback,
     ProgressCallback,
     RandomStateCallback,
@@ -201,6 +202,7 @@ class Runner:
             logger=lightning_logger(self._place.store, self._run_id),
             log_every_n_steps=1,
             callbacks=[evaluation, progress, RandomStateCallback(), saver],
+            plugins=[CheckpointFiles()],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -281,6 +283,8 @@ class Runner:
         self._parts.games.panel.save(panel)
         log_artifact(store, self._run_id, panel)
         log_datasets(store, self._run_id, *datasets_of(self._parts.games))
+        if self._record.notes:
+            set_tag(store, self._run_id, "notes", "; ".join(self._record.notes))
 
     def _log_endings(self) -> None:
         adapter = self._folder / ADAPTER

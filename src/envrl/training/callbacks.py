@@ -12,11 +12,14 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from envrl.training.checkpoints import write_checkpoint
 from envrl.training.progress import Progress
 
 __all__ = [
     "CheckpointCallback",
+    "CheckpointFiles",
     "EvaluationCallback",
     "Progress",
     "ProgressCallback",
@@ -87,6 +90,20 @@ class RandomStateCallback(L.Callback):
         random.setstate((version, tuple(internal), gauss))
         if "cuda" in state_dict and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state_dict["cuda"])
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Has the trainer write checkpoints with a checksum, and keep the one before.
+
+    Lightning's own way goes through the system's folder of temporary files, from which a file is not moved
+    in one step to another file system.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Writes one (:func:`envrl.training.checkpoints.write_checkpoint`)."""
+        write_checkpoint(checkpoint, Path(path))
 
 
 class CheckpointCallback(Checkpoint):
