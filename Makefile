@@ -21,7 +21,7 @@ PARALLEL := -n logical --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate test test-all lint types bench notebooks docs docs-serve reference clean
+.PHONY: help ablate test test-all faults lint types bench notebooks docs docs-serve reference clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -35,6 +35,9 @@ test: $(VENV)/.dev ## run the fast tests
 
 test-all: $(VENV)/.dev ## run all tests, those that take minutes too
 	$(ONE_THREAD) $(BIN)/pytest -q $(PARALLEL)
+
+faults: $(VENV)/.dev ## make everything go wrong that docs/faults.md lists, and count what is survived
+	$(ONE_THREAD) $(BIN)/python tools/faults.py
 
 lint: $(VENV)/.dev ## check style, formatting and the import rule
 	$(BIN)/ruff check

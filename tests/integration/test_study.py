@@ -44,13 +44,12 @@ def artifacts(root: Path, run: Run, folder: str = "") -> set[str]:
 
 
 def curves(root: Path, run: Run) -> dict[str, dict[int, float]]:
-    """Metric → step → value as logged last, without anything that measures time."""
+    """Metric → step → value, without anything that measures time; no metric has two points at a step."""
     mlflow_client = client(open_store(root))
-    names = [name for name in run.data.metrics if not any(word in name for word in TIMES)]
-    return {
-        name: {m.step: m.value for m in mlflow_client.get_metric_history(run.info.run_id, name)}
-        for name in names
-    }
+    points = {name: mlflow_client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    found = {name: {m.step: m.value for m in history} for name, history in points.items()}
+    assert [name for name, history in points.items() if len(history) != len(found[name])] == []
+    return {name: curve for name, curve in found.items() if not any(word in name for word in TIMES)}
 
 
 def outcome(root: Path, arm: str, seed: int = 0, study: str = "tiny") -> dict[str, Any]:

@@ -102,6 +102,8 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
     store = Store(root=root, uri=own, artifact_uri=artifacts.as_uri())
     quiet_mlflow()  # before the lock: another process shouldn't wait for this one's import
     with _locked(root / ".store.lock"):
+        if not (root / "mlflow.db").exists():
+            _create_database(root / "mlflow.db")
         _check_database(root / "mlflow.db")
         _probe(store)
     return store
@@ -148,6 +150,22 @@ def _check_writable(root: Path, artifacts: Path) -> None:
             f"the MLflow folder {root} can't be written ({fault.strerror or fault}); make it writable, "
             f"choose another folder, or set {URI_VARIABLE} to a running MLflow server"
         ) from fault
+
+
+def _create_database(path: Path) -> None:
+    """Makes MLflow's tables under another name first.
+
+    Their making takes MLflow seconds, and one that was killed in the midst of it can't be gone on with.
+    """
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    part = path.with_name(f".{path.name}.part")
+    for left in path.parent.glob(f"{part.name}*"):
+        left.unlink()
+    made = SqlAlchemyStore(f"sqlite:///{part}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+    made.engine.dispose()
+    part.replace(path)
 
 
 def _check_database(path: Path) -> None:
