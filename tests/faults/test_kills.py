@@ -87,10 +87,10 @@ def unharmed(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Wh
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.fault(
-    "A study is killed (SIGKILL) over and over: while it makes its store, collects, updates, evaluates, logs, "
-    "writes a checkpoint, reports, and at random times",
-    "The same command goes on each time; records, curves, episodes and weights are in the end those of a study "
-    "nobody killed, to the last digit, and MLflow has each run and each point of its curves once",
+    "A study is killed (SIGKILL) over and over: while it makes its store, collects, updates, evaluates, "
+    "logs, writes a checkpoint, reports, and at random times",
+    "The same command goes on each time; records, curves, episodes and weights are in the end those of a "
+    "study nobody killed, to the last digit, and MLflow has each run and each point of its curves once",
 )
 def test_a_study_killed_over_and_over_comes_to_the_same_end(
     launcher: Launcher, unharmed: Whole, tmp_path: Path, record_property: Callable[[str, object], None]
@@ -118,8 +118,8 @@ def test_a_study_killed_over_and_over_comes_to_the_same_end(
 @pytest.mark.slow
 @pytest.mark.fault(
     "A run is killed, and the checkpoint it would go on from is damaged",
-    "It goes on from the one before to the same end, says so on the console, in its record and in MLflow, and "
-    "logs no point of a curve twice",
+    "It goes on from the one before to the same end, says so on the console, in its record and in MLflow, "
+    "and logs no point of a curve twice",
 )
 def test_a_run_goes_on_from_the_checkpoint_before(
     launcher: Launcher, unharmed: Whole, tmp_path: Path, record_property: Callable[[str, object], None]

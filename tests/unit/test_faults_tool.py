@@ -25,17 +25,6 @@ def tool() -> ModuleType:
     return module
 
 
-def counted(folder: Path, tests: str) -> tuple[int, str]:
-    """Exit code and last line of the command on these tests."""
-    (folder / "test_it.py").write_text(HEADER + tests)
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  fault: x\n  slow: x\n")
-    script = f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); import faults; "
-    script += f"sys.exit(faults.run(['-q', '-p', 'no:cacheprovider', {str(folder)!r}]))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    return done.returncode, done.stdout.splitlines()[-1]
-
-
 PASSES = "@fault\ndef test_a(): pass\n"
 TEN = (
     "@fault\ndef test_b(record_property):\n"
@@ -44,41 +33,55 @@ TEN = (
 )
 
 
-@pytest.mark.parametrize(
-    ("tests", "code", "line"),
-    [
-        pytest.param(PASSES + "def test_c(): pass\n", 0, "faults=1 survived=1 lost_runs=0", id="passed"),
-        pytest.param(PASSES + TEN.format(10, 0, 1), 0, "faults=11 survived=11 lost_runs=0", id="many"),
-        pytest.param(TEN.format(9, 0, 1), 1, "faults=10 survived=9 lost_runs=0", id="one not survived"),
-        pytest.param(TEN.format(10, 2, 1), 1, "faults=10 survived=10 lost_runs=2", id="runs lost"),
-        pytest.param(TEN.format(10, 0, 0), 1, "faults=10 survived=9 lost_runs=0", id="failed after all"),
-        pytest.param(TEN.format(99, 0, 1), 0, "faults=10 survived=10 lost_runs=0", id="no more than faults"),
-        pytest.param(
-            PASSES + "@fault\ndef test_b(): pytest.skip('no device')\n",
-            *(1, "faults=2 survived=1 lost_runs=0"),
-            id="skipped",
-        ),
-        pytest.param(
-            "@fault\n@pytest.mark.xfail\ndef test_b(): assert 0\n",
-            *(1, "faults=1 survived=0 lost_runs=0"),
-            id="expected to fail",
-        ),
-        pytest.param(
-            "@pytest.fixture\ndef f():\n    yield\n    assert 0\n@fault\ndef test_b(f): pass\n",
-            *(1, "faults=1 survived=0 lost_runs=0"),
-            id="tear-down failed",
-        ),
-        pytest.param(
-            PASSES + "def test_c(): assert 0\n",
-            *(1, "faults=1 survived=1 lost_runs=0"),
-            id="another test failed",
-        ),
-        pytest.param("1 / 0\n", 1, "faults=0 survived=0 lost_runs=0", id="can't be imported"),
-        pytest.param("def test_c(): pass\n", 1, "faults=0 survived=0 lost_runs=0", id="no faults"),
-    ],
-)
-def test_the_last_line_counts(tests: str, code: int, line: str, tmp_path: Path) -> None:
-    assert counted(tmp_path, tests) == (code, line)
+CASES = {
+    "passed": (PASSES + "def test_c(): pass\n", "0 faults=1 survived=1 lost_runs=0"),
+    "many": (PASSES + TEN.format(10, 0, 1), "0 faults=11 survived=11 lost_runs=0"),
+    "one_not_survived": (TEN.format(9, 0, 1), "1 faults=10 survived=9 lost_runs=0"),
+    "runs_lost": (TEN.format(10, 2, 1), "1 faults=10 survived=10 lost_runs=2"),
+    "failed_after_all": (TEN.format(10, 0, 0), "1 faults=10 survived=9 lost_runs=0"),
+    "no_more_than_faults": (TEN.format(99, 0, 1), "0 faults=10 survived=10 lost_runs=0"),
+    "skipped": (
+        PASSES + "@fault\ndef test_b(): pytest.skip('no device')\n",
+        "1 faults=2 survived=1 lost_runs=0",
+    ),
+    "expected_to_fail": (
+        "@fault\n@pytest.mark.xfail\ndef test_b(): assert 0\n",
+        "1 faults=1 survived=0 lost_runs=0",
+    ),
+    "tear_down_failed": (
+        "@pytest.fixture\ndef f():\n    yield\n    assert 0\n@fault\ndef test_b(f): pass\n",
+        "1 faults=1 survived=0 lost_runs=0",
+    ),
+    "another_test_failed": (PASSES + "def test_c(): assert 0\n", "1 faults=1 survived=1 lost_runs=0"),
+    "import_failed": ("1 / 0\n", "1 faults=0 survived=0 lost_runs=0"),
+    "no_faults": ("def test_c(): pass\n", "1 faults=0 survived=0 lost_runs=0"),
+}
+"""Tests → exit code and last line."""
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import faults
+for path in sys.argv[1:]:
+    print("code", faults.run(["-q", "-p", "no:cacheprovider", path]))
+"""
+
+
+def test_the_last_line_counts(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  fault: x\n")
+    paths = [tmp_path / f"test_{name}.py" for name in CASES]
+    for path, (tests, _) in zip(paths, CASES.values(), strict=True):
+        path.write_text(HEADER + tests)
+    # One process for all: most of the time is taken by its start.
+    command = [sys.executable, "-c", SCRIPT, ROOT / "tools", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    ends = [
+        f"{line.removeprefix('code ')} {lines[at - 1]}"
+        for at, line in enumerate(lines)
+        if line[:5] == "code "
+    ]
+    assert dict(zip(CASES, ends, strict=True)) == {name: line for name, (_, line) in CASES.items()}
 
 
 def test_the_page_is_current() -> None:
@@ -97,5 +100,5 @@ def test_the_table_is_read_from_the_markers(tmp_path: Path) -> None:
     assert [(f.what, f.promise, f.test) for f in found] == [("a | b", "c", "test_it.py::test_a")]
     assert r"| a \| b | c | `test_it.py::test_a` |" in tool().document(found)
     (tmp_path / "test_it.py").write_text("import pytest\n@pytest.mark.fault('a')\ndef test_a(): pass\n")
-    with pytest.raises(ValueError, match="test_it.py::test_a: give pytest.mark.fault two plain strings"):
+    with pytest.raises(ValueError, match=r"test_it\.py::test_a: give pytest.mark.fault two plain strings"):
         list(tool().faults_below(tmp_path))
