@@ -36,7 +36,7 @@ test: $(VENV)/.dev ## run the fast tests
 test-all: $(VENV)/.dev ## run all tests, those that take minutes too
 	$(ONE_THREAD) $(BIN)/pytest -q $(PARALLEL)
 
-faults: $(VENV)/.dev ## make everything go wrong that docs/faults.md lists, and count what is survived
+faults: $(VENV)/.dev ## make go wrong what can (docs/faults.md), and count what is survived
 	$(ONE_THREAD) $(BIN)/python tools/faults.py
 
 lint: $(VENV)/.dev ## check style, formatting and the import rule

@@ -74,10 +74,10 @@ def test_a_damaged_checkpoint_is_passed_over(
 
 
 @pytest.mark.fault(
-    "Any single bit of a checkpoint flips on the disk",
-    "It is found, wherever the bit stands",
+    "A single bit of a checkpoint flips, in whichever byte",
+    "It is found: headers, names and the checksum itself are covered too",
 )
-def test_a_flip_of_any_byte_is_found(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def test_a_flip_of_any_byte_is_found(tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT
     write_checkpoint(state(1), path)
     whole = path.read_bytes()
@@ -86,8 +86,6 @@ def test_a_flip_of_any_byte_is_found(tmp_path: Path, record_property: Callable[[
         path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
         with pytest.raises(Damaged):
             check(path)
-    record_property("faults", len(whole))
-    record_property("survived", len(whole))
 
 
 @pytest.mark.fault("Both checkpoints of a run are damaged", "One sentence names the files and the remedy")
