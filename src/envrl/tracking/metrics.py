@@ -210,6 +210,18 @@ _TRAINING = (
     MetricSpec(
         "train/grad_cosine/<term>", "cosine", "cosine of that gradient with the policy term's gradient", None
     ),
+    MetricSpec(
+        "train/skipped_updates",
+        "count",
+        "updates of the iteration left out because their loss or gradient was not finite; no mean has them",
+        False,
+    ),
+    MetricSpec(
+        "train/oom_splits",
+        "count",
+        "times in the iteration that rows were halved because memory did not suffice for an update",
+        False,
+    ),
     MetricSpec("train/learning_rate", "1", "learning rate of the optimiser", None),
     MetricSpec("update/tokens_per_second", "tokens/s", "tokens trained on / seconds of updates", True),
     MetricSpec("update/seconds", "s", "wall time of the iteration's updates", False),

@@ -20,14 +20,24 @@ class TermGradients:
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self._parameters = list(parameters)
         self._sums: dict[str, list[Tensor]] = {}
+        self._before: dict[str, list[Tensor]] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """Terms that have a gradient."""
         return tuple(self._sums)
 
+    def begin_update(self) -> None:
+        """What :meth:`drop` goes back to is what was added so far."""
+        self._before = dict(self._sums)
+
+    def drop(self) -> None:
+        """Takes back what was added for the update under way, because it isn't made."""
+        self._sums = dict(self._before)
+
     def add(self, terms: Mapping[str, LossTerm]) -> None:
-        """Adds the gradients of a micro-batch; the graph stays, for the update itself."""
+        """Adds the gradients of a micro-batch, all or none; the graph stays, for the update itself."""
+        sums = dict(self._sums)
         for name, term in terms.items():
             if not term.value.requires_grad:
                 continue
@@ -35,8 +45,9 @@ class TermGradients:
             dense = [
                 torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, found, strict=True)
             ]
-            have = self._sums.get(name)
-            self._sums[name] = dense if have is None else [a + b for a, b in zip(have, dense, strict=True)]
+            have = sums.get(name)
+            sums[name] = dense if have is None else [a + b for a, b in zip(have, dense, strict=True)]
+        self._sums = sums
 
     def norms(self) -> dict[str, float]:
         """Norm of every term's gradient; empty if nothing was added."""

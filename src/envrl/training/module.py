@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,10 +21,12 @@ from envrl.policy.states import RowStates
 from envrl.training.accounts import Accounts
 from envrl.training.critic import Critic
 from envrl.training.gradients import TermGradients
+from envrl.training.memory import FittingPasses
 from envrl.training.objectives.evaluate import objective_terms
 from envrl.training.objectives.registry import WeightedObjective, objectives_of
 from envrl.training.optimiser import adamw, clip_each_group
 from envrl.training.settings import LossSettings, OptimSettings
+from envrl.training.skipping import SkippedUpdates
 from envrl.training.weights import AuxiliaryWeights
 from envrl.types import Role
 
@@ -37,6 +40,9 @@ class EnvRLModule(L.LightningModule):
     divided by the target count of the whole update, so the sum over micro-batches is the loss of the
     whole. A term of weight 0 is not part of the graph: it is measured, if at all, without gradients.
     With PPO there is a critic beside the policy, ``critic``, and its loss.
+
+    An update whose loss or gradient is not finite is left out: no weight and no number of the optimiser
+    changes. A micro-batch that does not fit in memory is cut into smaller parts with the same gradient.
 
     Args:
         policy: Model, adapters, markup.
@@ -73,6 +79,10 @@ class EnvRLModule(L.LightningModule):
         self._weights = AuxiliaryWeights(schedules, iterations, loss.balance, loss.stop)
         self.objectives = tuple(w.objective for w in weighted)
         self.updates_done = 0
+        self._skipped = SkippedUpdates(optim.max_skipped_updates)
+        self._passes = FittingPasses(
+            self._loss_of, self._trained, lambda: self.trainer.precision_plugin.train_step_context()
+        )
         # Checkpoints hold the trained weights alone; the state of quantised ones couldn't be loaded at all.
         self.strict_loading = False
         self._begin_iteration()
@@ -101,28 +111,53 @@ class EnvRLModule(L.LightningModule):
             self._started = time.perf_counter()
             self._weights.begin(batch.outcome)
         self._assert_fresh(batch)
-        unseen = self._accounts.begin(batch.phase)
-        terms = self._terms(batch)
-        if unseen:
-            self._weights.note({o.name: terms[o.name] for o in self.objectives if o.name in terms})
-        weights = self._term_weights(batch.iteration) | self._weights.weights(batch.iteration)
-        total = combine(terms.pop("policy"), {n: (weights[n], t) for n, t in terms.items()})
-        metrics = total.metrics
-        if batch.phase is Phase.AUXILIARY:
-            del metrics["loss_policy"]
-        self._accounts.add({**metrics, "loss": total.value.detach()})
-        return total.value * self._micro_batches
+        if batch_idx % self._micro_batches == 0:
+            self._noted.clear()
+            self._gradients.begin_update()
+            self._passes.begin_update()
+        self._unseen = self._accounts.begin(batch.phase)
+        self._tokens += sum(int(r.lengths.sum()) for r in (batch.policy, batch.questions) if r is not None)
+        if self._trainer is None or self.trainer.world_size > 1:
+            # Parts would need a forward pass outside of what exchanges gradients between devices.
+            return self._loss_of(batch, report=True) * self._micro_batches
+        return self._passes.forward(batch) * self._micro_batches
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Runs the micro-batch's loss backward, in parts if memory does not suffice.
+
+        Raises:
+            PolicyFault: Not even a single row fits in memory.
+        """
+        super().backward(loss, *args, **kwargs)
+        if self.trainer.world_size == 1:
+            self._passes.backward()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Measures the norm of the update's gradient, before clipping."""
+        """Measures the norm of the update's gradient, before clipping, and judges the update.
+
+        Raises:
+            PolicyFault: Too many updates one after the other had to be left out.
+        """
         norms = [p.grad.detach().norm() for p in self._trained() if p.grad is not None]
         norm = float(torch.stack(norms).norm()) if norms else 0.0
-        self._accounts.add({"grad_norm": norm})
+        sound = self._accounts.finite and math.isfinite(norm)
+        if self.trainer.strategy.reduce_boolean_decision(sound, all=True):
+            self._accounts.add({"grad_norm": norm})
+            for terms in self._noted:
+                self._weights.note(terms)
+            self._skipped.made()
+            return
+        # A weight without a gradient is left alone by the optimiser, and so is what it keeps of it.
+        optimizer.zero_grad(set_to_none=True)
+        self._accounts.drop()
+        self._gradients.drop()
+        self._skipped.skip(self.trainer.current_epoch)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Counts updates: the version of the policy."""
         super().optimizer_step(*args, **kwargs)
-        self.updates_done += 1
+        if not self._skipped.in_a_row:
+            self.updates_done += 1
 
     def on_train_batch_end(self, outputs: object, batch: RolloutBatch, batch_idx: int) -> None:
         """Stops the clock: what callbacks do at the end of the epoch is no part of the update."""
@@ -141,6 +176,8 @@ class EnvRLModule(L.LightningModule):
             "update/tokens_per_second": self._tokens / max(seconds, 1e-9),
         }
         metrics |= self._gradients.metrics()
+        metrics["train/skipped_updates"] = float(self._skipped.in_iteration)
+        metrics["train/oom_splits"] = float(self._passes.splits)
         metrics["iteration"] = float(iteration)
         self._weights.finish(iteration, self._gradients.norms())
         self.log_dict(metrics, logger=False)
@@ -173,6 +210,7 @@ class EnvRLModule(L.LightningModule):
         trained = {n for n, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["updates_done"] = self.updates_done
+        checkpoint["skipped_in_a_row"] = self._skipped.in_a_row
         checkpoint["auxiliary_weights"] = self._weights.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -182,6 +220,8 @@ class EnvRLModule(L.LightningModule):
             DataFault: The checkpoint's trained weights are not those of this module.
         """
         self.updates_done = int(checkpoint["updates_done"])
+        # A run begun before updates could be left out has left out none.
+        self._skipped.in_a_row = int(checkpoint.get("skipped_in_a_row", 0))
         # A run begun before weights could adapt has none, and its settings let none adapt.
         if "auxiliary_weights" in checkpoint:
             self._weights.load_state_dict(checkpoint["auxiliary_weights"])
@@ -213,18 +253,39 @@ class EnvRLModule(L.LightningModule):
             **self.weights(iteration),
         }
 
+    def _loss_of(self, batch: RolloutBatch, report: bool) -> Tensor:
+        """Share of some rows in the update's loss.
+
+        Args:
+            batch: The rows.
+            report: Take down what there is to report; it is done as the last thing, and all or nothing.
+        """
+        terms = self._terms(batch)
+        weights = self._term_weights(batch.iteration)
+        if report and (self._diagnosing(batch.iteration) or self._weights.needs_gradients(batch.iteration)):
+            self._gradients.add({n: t for n, t in terms.items() if n == "policy" or weights[n] > 0})
+        if report and self._unseen:
+            # Without their graphs, which would stay in memory until the end of the update.
+            known = {o.name: terms[o.name] for o in self.objectives if o.name in terms}
+            self._noted.append({n: LossTerm(t.value.detach(), {}) for n, t in known.items()})
+        weights |= self._weights.weights(batch.iteration)
+        total = combine(terms.pop("policy"), {n: (weights[n], t) for n, t in terms.items()})
+        if report:
+            metrics = total.metrics
+            if batch.phase is Phase.AUXILIARY:
+                del metrics["loss_policy"]
+            self._accounts.add({**metrics, "loss": total.value.detach()})
+        return total.value
+
     def _terms(self, batch: RolloutBatch) -> dict[str, LossTerm]:
         """All terms of a micro-batch, those of weight 0 without gradients."""
         weights = self._term_weights(batch.iteration)
         terms = self._policy_terms(batch, weights)
-        self._tokens += sum(int(r.lengths.sum()) for r in (batch.policy, batch.questions) if r is not None)
         if batch.questions is not None and batch.phase is not Phase.POLICY:
             asked = any(weights[objective.name] > 0 for objective in self.objectives)
             with torch.set_grad_enabled(torch.is_grad_enabled() and asked):
                 states = self.policy.states(batch.questions)
                 terms = self._objective_terms(batch, batch.questions, states, terms)
-        if self._diagnosing(batch.iteration) or self._weights.needs_gradients(batch.iteration):
-            self._gradients.add({n: t for n, t in terms.items() if n == "policy" or weights[n] > 0})
         return terms
 
     def _policy_terms(self, batch: RolloutBatch, weights: dict[str, float]) -> dict[str, LossTerm]:
@@ -302,6 +363,9 @@ class EnvRLModule(L.LightningModule):
         self._gradients = TermGradients(list(self._trained()))
         self._started = self._ended = 0.0
         self._tokens = 0
+        self._noted: list[dict[str, LossTerm]] = []
+        self._unseen = False
+        self._skipped.in_iteration = self._passes.splits = 0
 
     @property
     def _sums(self) -> dict[str, float]:

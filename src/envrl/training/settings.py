@@ -202,6 +202,9 @@ class OptimSettings:
     """Largest norm of an update's gradient; 0 switches clipping off."""
     eight_bit: bool = False
     """Keep the optimiser's state in 8 bits (bitsandbytes)."""
+    max_skipped_updates: int = 5
+    """Most updates one after the other that are left out because their loss or gradient is not finite; one
+    more ends the run. 0 = the first ends it."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < 1:
@@ -212,3 +215,7 @@ class OptimSettings:
             raise ConfigFault(f"optim.weight_decay is {self.weight_decay}; use 0 (off) or more")
         if not 0 <= self.beta2 < 1:
             raise ConfigFault(f"optim.beta2 is {self.beta2}; use a number in [0, 1), e.g. 0.999")
+        if self.max_skipped_updates < 0:
+            raise ConfigFault(
+                f"optim.max_skipped_updates is {self.max_skipped_updates}; use 0 (stop at the first) or more"
+            )
