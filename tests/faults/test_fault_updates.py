@@ -80,7 +80,7 @@ def identical(a: Any, b: Any) -> bool:
 
 @pytest.mark.fault(
     "the loss or the gradient of an update is NaN or infinite",
-    "the update is left out and counted, weights and optimiser stay bitwise as they were, the next one is made",
+    "the update is left out and counted; weights and optimiser stay bitwise as they were; the next is made",
 )
 @pytest.mark.parametrize(
     ("spoil", "value", "micro"),

@@ -32,6 +32,7 @@ from envrl.experiments.runner import RunPlace
 from envrl.policy.batch import Outcome
 from envrl.policy.sampler import SampledTokens
 from envrl.tracking.store import Store
+from envrl.training.accounts import Accounts
 from envrl.training.weights import StopRule
 from envrl.types import Game, Observation, StepResult
 from fake_server import FakeServer, serving
@@ -342,6 +343,7 @@ ELSEWHERE = {
     "policy.model": "test_the_model_is_the_one_named",
     "policy.load_in_4bit": "test_quantised_weights_or_a_refusal",
     "policy.load_in_8bit": "test_quantised_weights_or_a_refusal",
+    "optim.max_skipped_updates": "test_the_limit_of_skipped_updates",
     "optim.eight_bit": "test_an_eight_bit_optimiser_or_a_refusal",
     "train.accelerator": "test_a_gpu_is_used_or_refused",
     "sampling.server.url": "test_the_server_is_the_one_at_the_address",
@@ -518,6 +520,17 @@ def test_an_eight_bit_optimiser_or_a_refusal(watch: Any) -> None:
         assert "optim.eight_bit" in reason
         return
     assert "8bit" in watch(config).model["optimiser"]
+
+
+def test_the_limit_of_skipped_updates(watch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two updates, both left out: one in a row is allowed, or two are."""
+    changes = {"batch.updates": 2, "train.iterations": 1}
+    monkeypatch.setattr(Accounts, "finite", property(lambda _: False))
+    with pytest.raises(PolicyFault, match="2 updates one after the other"):
+        watch(configured(**changes, **{"optim.max_skipped_updates": 1}))
+    with pytest.warns(UserWarning, match="2 in a row, 2 at most"):
+        seen = watch(configured(**changes, **{"optim.max_skipped_updates": 2}))
+    assert seen.metrics["train/skipped_updates", 0] == 2
 
 
 def test_a_gpu_is_used_or_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import numpy as np
 from envrl.envs.base import was_admissible
 from envrl.envs.pool import EnvPool
 from envrl.envs.slots import SlotResult
+from envrl.errors import PolicyFault
 from envrl.policy.chat import ChatMarkup
 from envrl.policy.sampler import SampledTokens, SamplerSession
 from envrl.rollout.conversation import CollectorSettings, Conversation, read_answer
@@ -17,6 +19,8 @@ from envrl.seeding import generator
 from envrl.types import Game, Generation, StopReason, Trajectory, Transition
 
 __all__ = ["Collector", "CollectorSettings", "EpisodePlan", "SessionFactory"]
+
+_ROUNDING = 1e-3
 
 SessionFactory = Callable[[int], SamplerSession]
 """Opens a sampler session for a number of rows, on the policy's current weights."""
@@ -104,6 +108,7 @@ class Collector:
             answers = session.sample(
                 [e.rng for e in live], temperature, self._settings.sampling.max_new_tokens
             )
+            _refuse_impossible(answers)
             blocks = self._advance(live, answers, policy_version, done)
             kept = [i for i, block in enumerate(blocks) if block is not None]
             if 0 < len(kept) < len(live):
@@ -171,6 +176,28 @@ class Collector:
                 block = None
             blocks.append(block)
         return blocks
+
+
+def _refuse_impossible(answers: Sequence[SampledTokens]) -> None:
+    """Stops before an update learns from log-probabilities that are none, whoever gave them.
+
+    Raises:
+        PolicyFault: A number is missing, not finite or above 0.
+    """
+    for answer in answers:
+        if len(answer.logprobs) != len(answer.token_ids):
+            raise PolicyFault(
+                f"the sampler gives {len(answer.logprobs)} log-probabilities for {len(answer.token_ids)} "
+                "tokens; it must give one for each token that it drew"
+            )
+        for value in answer.logprobs:
+            # NaN is not smaller than anything. Rounding may lift a certain token's a hair above 0.
+            if value is None or not -math.inf < value < _ROUNDING:
+                raise PolicyFault(
+                    f"the sampler gives {value} as a log-probability of a token it drew, which is none; if "
+                    "the weights have diverged, lower optim.lr or use a wider policy.dtype; otherwise repair "
+                    "the sampler"
+                )
 
 
 def _trajectory(
