@@ -127,7 +127,7 @@ def test_a_fault_ends_its_own_episode_alone(name: str) -> None:
     assert len(faulty.transitions) == (9 if name == "never ends" else 1)
     assert faulty.fault is not None
     assert FAULTS[name][1] in faulty.fault
-    assert "'id-" in faulty.fault
+    assert f"id-{name}" in faulty.fault
     assert len(faulty.fault.encode()) < 1_200
     with EnvPool(Misbehaving, 1) as pool:
         (at_random,) = play_at_random(pool, [EpisodePlan(game(name), 7)], 0)

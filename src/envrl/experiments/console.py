@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from envrl.errors import ConfigFault, EnvrlError
+from envrl.experiments.full_disk import full_disk
 from envrl.training.progress import Progress
 
 DEFAULT_ROOT = Path("mlruns")
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 def guarded(main: Callable[[], int], on_interrupt: str = "interrupted") -> int:
-    """Runs a command; an error of this package becomes one sentence and exit code 2.
+    """Runs a command; an error of this package, or a full disk, becomes one sentence and exit code 2.
 
     Ctrl-C and SIGTERM say how to go on and give 130, the convention of shells.
     """
@@ -31,6 +32,12 @@ def guarded(main: Callable[[], int], on_interrupt: str = "interrupted") -> int:
             return main()
     except EnvrlError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        full = full_disk(error, Path.cwd())
+        if full is None:
+            raise
+        print(f"error: {full}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{on_interrupt}", file=sys.stderr)

@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ import yaml
 from envrl.analysis.episodes import episode_of, write_episodes
 from envrl.analysis.records import RunRecord, record_path, write_record, write_text_atomic
 from envrl.envs.pool import EnvPool
+from envrl.errors import DataFault
 from envrl.experiments.config import RunConfig
 from envrl.experiments.console import one_line
 from envrl.experiments.datasets import datasets_of
 from envrl.experiments.dynamics import DynamicsProbe, with_dynamics
 from envrl.experiments.evaluation import PanelResult, play_panel
+from envrl.experiments.full_disk import full_disk
 from envrl.experiments.games import GameSets
 from envrl.experiments.plain import as_plain
 from envrl.experiments.resume import CHECKPOINT
@@ -178,7 +180,13 @@ class Runner:
                     status, reason = "pruned", str(given_up)
                     set_tag(place.store, self._run_id, "pruned", "true")
         except Exception as error:
-            self._update(status="failed", error=f"{type(error).__name__}: {one_line(error)}")
+            full = full_disk(error, self._folder)
+            # Where nothing can be written the record stays as it was, and the run can go on from it.
+            with suppress(DataFault) if full is not None else nullcontext():
+                told = full or error
+                self._update(status="failed", error=f"{type(told).__name__}: {one_line(told)}")
+            if full is not None:
+                raise full from error
             raise
         self._update(status=status, error=reason)
         return self._record
