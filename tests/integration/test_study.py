@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -431,6 +433,10 @@ def kill_when_dead(arguments: Sequence[str]) -> None:
     assert done.returncode == -9, done.stderr
 
 
+@pytest.mark.fault(
+    "one arm of a study can't be trained",
+    "all other runs are made, and the report and the console name the arm and why",
+)
 def test_a_failing_arm_stops_no_other_and_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: FinishedStudy
 ) -> None:
@@ -463,6 +469,10 @@ def test_a_study_is_run_by_one_command_at_a_time(
     assert {run.info.status for run in runs_in_mlflow(finished.root)} == {"FINISHED"}
 
 
+@pytest.mark.fault(
+    "the command of a study, or the whole machine, goes down with two runs under way",
+    "the same command goes on from the checkpoints and ends with the same numbers",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the command", "the machine"])
 def test_runs_side_by_side_can_be_killed_too(
@@ -480,6 +490,41 @@ def test_runs_side_by_side_can_be_killed_too(
     assert done.returncode == 0, done.stderr
     for arm in ARMS:
         assert_same(outcome(root, arm), outcome(finished.root, arm))
+    assert len(runs_in_mlflow(root)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "a worker process of a study is killed, as the system does when memory is short",
+    "the study says so, goes on from the checkpoints by itself and ends with the same numbers",
+)
+def test_a_killed_worker_is_replaced_and_said(finished: FinishedStudy, tmp_path: Path) -> None:
+    content = yaml.safe_load(finished.file.read_text())
+    file, root = write_yaml(tmp_path / "study.yaml", {**content, "jobs": 2}), tmp_path / "mlruns"
+    process = subprocess.Popen(
+        command("ablate", "--study", file, "--root", root),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while min(iteration_of(root, arm) for arm in ARMS) < 1:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        (worker,) = set(workers_alive(root / "studies" / "tiny" / "runs" / "both"))
+        os.kill(int(worker), signal.SIGKILL)
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, err
+    assert out.count("a worker process died; its run goes on from its checkpoint") == 1
+    assert "failed" not in out
+    for arm in ARMS:
+        assert_same(outcome(root, arm), outcome(finished.root, arm))
+    assert {run.info.status for run in runs_in_mlflow(root)} == {"FINISHED"}
     assert len(runs_in_mlflow(root)) == 3
 
 

@@ -143,6 +143,10 @@ def test_another_space_under_the_same_name_is_refused(
     assert "holds another sweep 'tiny' (seeds: was [0], is [1])" in capsys.readouterr().err
 
 
+@pytest.mark.fault(
+    "a trial of a sweep fails",
+    "it is marked as failed with its reason, and all other trials are made",
+)
 def test_a_bad_trial_is_pruned_and_a_failing_one_stops_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,6 +212,10 @@ def iteration_of(folder: Path) -> int:
         return -1
 
 
+@pytest.mark.fault(
+    "a worker process of a sweep is killed",
+    "the sweep says so and its trial goes on from its checkpoint",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", ["kill the worker", "ctrl-c"])
 def test_a_trial_that_was_stopped_goes_on_from_its_checkpoint(stop: str, tmp_path: Path) -> None:

@@ -165,6 +165,10 @@ def running(search: Search, folder: Path) -> list[int]:
     ]
 
 
+@pytest.mark.fault(
+    "one of two machines at a sweep goes down",
+    "the other takes over its trial, and none is made too many",
+)
 @pytest.mark.slow
 def test_a_dead_machines_trial_goes_over_to_the_other_and_none_is_too_many(
     database: str, tmp_path: Path
@@ -191,6 +195,10 @@ def test_a_dead_machines_trial_goes_over_to_the_other_and_none_is_too_many(
     assert sum(t.state.name == "FAIL" for t in search.study.trials) == 1
 
 
+@pytest.mark.fault(
+    "the PostgreSQL server of a sweep is stopped and started again in the middle",
+    "the sweep waits for it and loses nothing",
+)
 @pytest.mark.slow
 def test_a_server_that_is_started_again_in_the_middle_costs_nothing(
     server: Server, database: str, tmp_path: Path
@@ -212,6 +220,10 @@ def test_a_server_that_is_started_again_in_the_middle_costs_nothing(
     assert [t.state.name for t in search.study.trials] == ["COMPLETE"] * 4
 
 
+@pytest.mark.fault(
+    "the PostgreSQL server of a sweep stays away",
+    "the sweep ends with one sentence that names the server and the remedy",
+)
 def test_a_server_that_stays_away_ends_the_sweep_with_a_sentence(
     server: Server, database: str, tmp_path: Path
 ) -> None:

@@ -68,6 +68,10 @@ def assert_all_once(store: Store, run_id: str, iterations: int) -> None:
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.fault(
+    "the MLflow server goes away in the middle of a run and comes back",
+    "training goes on, and in the end the server has everything exactly once",
+)
 def test_a_server_that_goes_and_comes_back_has_everything_once(
     server: MlflowServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +128,10 @@ def test_what_could_not_be_delivered_is_delivered_by_the_command(
     assert_all_once(store, run_id, 2)
 
 
+@pytest.mark.fault(
+    "the MLflow server and the command of a study go down together",
+    "what was logged lies on the disk; with the server back the same command delivers it and goes on",
+)
 def test_a_study_outlives_its_server(server: MlflowServer, tmp_path: Path) -> None:
     """The command itself, killed together with its server, then run again."""
     file, root = write_study(tmp_path, checkpoint(), arms={"grpo": None}), tmp_path / "mlruns"

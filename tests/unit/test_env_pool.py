@@ -265,6 +265,10 @@ def test_many_hangs_cost_one_time_out(factory: Factory) -> None:
         assert pool.abandoned == 8
 
 
+@pytest.mark.fault(
+    "environment after environment hangs",
+    "the run ends with one sentence that names timeout and game, before they take the whole machine",
+)
 def test_too_many_hanging_threads_end_the_run_with_a_remedy(factory: Factory) -> None:
     with _started(factory, 2, SHORT_S, max_abandoned=1) as pool:
         assert _texts(pool.step([0, 1], ["wait", "wait"])) == ["fault", "fault"]

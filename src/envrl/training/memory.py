@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from envrl.errors import PolicyFault
 from envrl.policy.batch import RolloutBatch, RowBatch, TurnBatch
+from envrl.training.notices import warn
 
 _NO_MEMORY = re.compile(
     r"out of memory|not enough memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
@@ -144,10 +144,9 @@ class FittingPasses:
         self.splits += 1
         if not self._told:
             self._told = True
-            warnings.warn(
+            warn(
                 "memory did not suffice for a micro-batch, so it is cut into smaller parts with the same "
                 "gradient; raise batch.micro_batches to save the time of the failed attempts",
-                stacklevel=2,
             )
         return [_Piece(part, piece.reported) for part in parts]
 

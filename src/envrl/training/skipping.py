@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-
 from envrl.errors import PolicyFault
+from envrl.training.notices import warn
 
 
 class SkippedUpdates:
@@ -38,8 +37,7 @@ class SkippedUpdates:
                 f"optim.max_skipped_updates={self._most} allows; lower optim.lr, set optim.gradient_clip, or "
                 "use a wider policy.dtype or train.precision, and run it anew under another name"
             )
-        warnings.warn(
+        warn(
             f"iteration {iteration}: an update was left out, because its loss or gradient is not finite "
             f"({self.in_a_row} in a row, {self._most} at most)",
-            stacklevel=2,
         )
