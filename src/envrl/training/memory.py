@@ -205,7 +205,7 @@ def _turns(turns: TurnBatch | None, chosen: slice) -> TurnBatch | None:
 
 
 def _free() -> None:
-    """Gives back what the failed attempt held: young cycles such as its traceback, and the allocator's own stock."""
+    """Gives back what the failed attempt held: young cycles (its traceback) and the allocator's stock."""
     gc.collect(1)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
