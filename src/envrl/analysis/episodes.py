@@ -25,6 +25,7 @@ Decode = Callable[[Sequence[int]], str]
 FOLDER = "episodes"
 """Folder of a run that holds one file for each evaluation."""
 _LARGEST_LINE = 64 << 20
+_LARGEST_FILE = 4 << 30
 _UNFINISHED = "\ufffd"
 
 
@@ -215,6 +216,8 @@ def _read(path: Path) -> Iterator[Episode]:
         with gzip.open(path) as handle:
             while line := handle.readline(_LARGEST_LINE):
                 number += 1
+                if handle.tell() > _LARGEST_FILE:
+                    raise OSError(f"unpacked it has more than {_LARGEST_FILE} bytes, the most that are read")
                 yield Episode.model_validate_json(line)
     except (OSError, EOFError, zlib.error, ValidationError) as fault:
         reason = fault.errors()[0]["msg"] if isinstance(fault, ValidationError) else str(fault)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from envrl.analysis.page import html_environment
 from envrl.analysis.records import RunRecord
 from envrl.analysis.summary import StudySummary
 from envrl.errors import DataFault
+from envrl.untrusted import parse_json, read_text
 
 
 def latest_study_folder(root: Path, name: str | None = None) -> Path:
@@ -52,7 +52,7 @@ def baseline_of(study_folder: Path) -> str:
     """
     path = study_folder / "study.json"
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["study"]["baseline"])
+        return str(parse_json(read_text(path))["study"]["baseline"])
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise DataFault(
             f"{path} can't be read ({fault}); name a folder that `python -m envrl.experiments.ablate` wrote"

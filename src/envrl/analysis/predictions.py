@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,11 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from envrl.analysis.episodes import FOLDER, Turn
 from envrl.analysis.records import write_bytes_atomic
 from envrl.errors import DataFault
+from envrl.untrusted import read_bytes, unpack
 
 Asked = Literal["sp", "id"]
 """State prediction (next observation) or inverse dynamics (action between two observations)."""
 SPForm = Literal["conversation", "question"]
 """How state prediction is asked: as what follows in the growing conversation, or as a question of its own."""
+
+
+_LARGEST = 1 << 28
+"""Most bytes of a file's unpacked content."""
 
 
 class _Model(BaseModel):
@@ -85,10 +91,10 @@ def read_predictions(path: Path) -> Predictions | None:
         DataFault: The file is broken.
     """
     try:
-        return Predictions.model_validate_json(gzip.decompress(path.read_bytes()))
+        return Predictions.model_validate_json(unpack(read_bytes(path), _LARGEST))
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, ValidationError) as fault:
+    except (OSError, EOFError, zlib.error, ValueError) as fault:  # ValidationError is a ValueError
         reason = fault.errors()[0]["msg"] if isinstance(fault, ValidationError) else str(fault)
         raise DataFault(
             f"the predictions in {path} can't be read ({reason}); remove the file, they are made again"

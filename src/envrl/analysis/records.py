@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from envrl.errors import DataFault
+from envrl.untrusted import read_bytes
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -147,7 +148,7 @@ def load_record(path: Path) -> RunRecord:
         DataFault: The file is missing or broken; the message says where.
     """
     try:
-        return RunRecord.model_validate_json(path.read_bytes())
+        return RunRecord.model_validate_json(read_bytes(path))
     except OSError as fault:
         raise DataFault(f"the run record {path} can't be read ({fault.strerror or fault})") from fault
     except ValidationError as fault:

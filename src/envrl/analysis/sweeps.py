@@ -5,7 +5,6 @@ Nothing is searched here; `python -m envrl.experiments.sweep` does that.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from matplotlib.ticker import NullFormatter
 from sqlalchemy.exc import SQLAlchemyError
 
 from envrl.errors import DataFault
+from envrl.untrusted import parse_json, read_text
 
 if TYPE_CHECKING:
     import optuna
@@ -66,7 +66,7 @@ def open_sweep(folder: Path, storage: str | None = None) -> Sweep:
     """
     path = folder / "sweep.json"
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))["sweep"]
+        settings = parse_json(read_text(path))["sweep"]
         name, objectives = str(settings["name"]), tuple(map(str, settings["objectives"]))
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise DataFault(

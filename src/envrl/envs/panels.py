@@ -15,6 +15,7 @@ from envrl.envs.storage import write_whole
 from envrl.errors import DataFault
 from envrl.seeding import derive_seed, generator
 from envrl.types import Game
+from envrl.untrusted import read_text
 
 
 class _GameEntry(pydantic.BaseModel):
@@ -106,7 +107,7 @@ class Panel:
             DataFault: The file is missing, is not a panel, or was changed by hand.
         """
         try:
-            record = _PanelFile.model_validate_json(path.read_text(encoding="utf-8"))
+            record = _PanelFile.model_validate_json(read_text(path))
         except (OSError, UnicodeDecodeError) as error:
             raise DataFault(
                 f"can't read panel {path}: {error}. Check the path or make the panel again"

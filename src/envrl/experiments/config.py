@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, Literal
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
 from envrl.envs.alfworld.furnish import RoomSettings
 from envrl.envs.alfworld.rooms import TASK_TYPES
 from envrl.envs.webshop.ordering import PAPER_TEST_GOALS
 from envrl.errors import ConfigFault
 from envrl.experiments.checks import check_objectives
-from envrl.experiments.plain import merge, nested
+from envrl.experiments.plain import check_yaml, merge, nested
 from envrl.policy.settings import PolicySettings, SamplingSettings, embedded_policy, model_source
 from envrl.prompts.settings import Domain, PromptSettings
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
@@ -51,6 +52,8 @@ class WebShopSettings:
             )
 
 
+_SHORT = 64
+"""Characters up to which an option's value without aliases can't be a bomb."""
 _MOST_STEPS = {"alfworld": 12, "webshop": 15}
 """Default limit of an episode: enough for small rooms; WebShop's published one. Own environments: 12."""
 
@@ -349,11 +352,25 @@ class RunConfig:
 def run_parser(prog: str, description: str) -> ArgumentParser:
     """Parser with every field of :class:`RunConfig` as an option, ``--config`` and ``--print_config``."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_loader("yaml", _option_value, (yaml.YAMLError,))
     # No abbreviations: a misspelt option must be refused, not taken for the one it begins like.
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
     parser.add_class_arguments(RunConfig, nested_key=None, as_group=False)
     return parser
+
+
+_load_option = get_loader("yaml")
+
+
+def _option_value(text: str) -> Any:
+    """The parser's own YAML (1e-3 is a number there) under the bounds of every other file."""
+    if len(text) > _SHORT or "&" in text:
+        check_yaml(text)
+    try:
+        return _load_option(text)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise yaml.YAMLError(f"a value can't be read: {error}") from error
 
 
 def run_config(parser: ArgumentParser, parsed: Namespace) -> RunConfig:

@@ -31,7 +31,7 @@ def guarded(main: Callable[[], int], on_interrupt: str = "interrupted") -> int:
         with _terminated_as_interrupted():
             return main()
     except EnvrlError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except Exception as error:
         full = full_disk(error, Path.cwd())
@@ -74,6 +74,11 @@ def parse_or_fault(parse: Callable[[], T]) -> T:
         raise
     except Exception as error:
         raise ConfigFault(one_line(error)) from error
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out, which a terminal would otherwise obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: BaseException) -> str:

@@ -263,7 +263,9 @@ def _left_by(number: int, out: Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
     if not (folder / "config.json").is_file():
         raise DataFault(f"stage {number + 1} left nothing in {folder}; start with an earlier --first-stage")
     tokenizer = cast(PreTrainedTokenizerFast, read_tokenizer(str(folder)))
-    return AutoModelForCausalLM.from_pretrained(folder), tokenizer
+    return AutoModelForCausalLM.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=False
+    ), tokenizer
 
 
 def scaled(stage: Stage, scale: float) -> Stage:

@@ -191,7 +191,9 @@ def _content(path: Path) -> dict[str, Any]:
     check(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        content["state_dict"], completed_iterations(content)
+        if not all(isinstance(weight, torch.Tensor) for weight in content["state_dict"].values()):
+            raise TypeError("a weight is no tensor")
+        completed_iterations(content)
     except Exception as error:
         raise Damaged(type(error).__name__) from error
     return dict(content)

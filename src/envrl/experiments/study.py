@@ -31,6 +31,7 @@ from envrl.experiments.study_file import StudySettings
 from envrl.experiments.workers import PlannedRun, WorkPlace, work
 from envrl.tracking.runs import find_run, finish_study, log_artifact, log_environment, start_study
 from envrl.tracking.store import Store, open_store
+from envrl.untrusted import parse_json, read_text
 
 _MOST_CRASHES = 3
 _PANEL_SETTINGS = (
@@ -219,8 +220,10 @@ def _known(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = parse_json(read_text(path))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, no object")
+    except (OSError, ValueError) as error:
         raise DataFault(f"{path} is broken ({error}); remove it, the runs beside it are kept") from error
     return content
 

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from envrl.errors import ConfigFault
-from envrl.experiments.plain import flat, merge, nested
+from envrl.experiments.plain import LARGEST_YAML, flat, merge, nested, read_yaml
+from envrl.untrusted import read_text
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*")
 _UNNAMED = "none"
@@ -213,7 +214,7 @@ def _read(path: Path, below: tuple[Path, ...], foreign: frozenset[str]) -> dict[
     if path.resolve() in below:
         raise ConfigFault(f"the study file '{path}' extends itself, by way of others; break the circle")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(read_text(path, LARGEST_YAML))
     except OSError as error:
         raise ConfigFault(
             f"the study file '{path}' can't be read ({error.strerror or error}); give a file such as "

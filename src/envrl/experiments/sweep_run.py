@@ -40,6 +40,7 @@ from envrl.experiments.sweep_worker import SweepPlace, work_in_process
 from envrl.experiments.workers import INTERRUPTED, WorkPlace, interrupts_ignored, limit_threads
 from envrl.tracking.runs import find_run, finish_study, log_artifact, log_environment, start_study
 from envrl.tracking.store import Store, open_store
+from envrl.untrusted import parse_json, read_text
 
 _MOST_CRASHES = 3
 _POLL_S = 0.5
@@ -117,8 +118,10 @@ def _parent_run(settings: SweepSettings, folder: Path, store: Store, panel_hash:
 def _known_parent(path: Path, name: str, store: Store) -> str | None:
     if path.is_file():
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            known = parse_json(read_text(path))
+            if not isinstance(known, dict):
+                raise ValueError(f"it holds a {type(known).__name__}, no object")
+        except (OSError, ValueError) as error:
             raise DataFault(f"{path} is broken ({error}); remove it, the trials are kept") from error
         if known.get("mlflow_uri") == store.uri:
             return str(known["mlflow_run_id"])

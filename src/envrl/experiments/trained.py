@@ -10,6 +10,8 @@ import yaml
 
 from envrl.errors import DataFault
 from envrl.experiments.config import RunConfig
+from envrl.experiments.plain import LARGEST_YAML, read_yaml
+from envrl.untrusted import read_text
 
 if TYPE_CHECKING:
     from envrl.policy.model import Policy
@@ -23,7 +25,7 @@ def trained_config(run: Path) -> dict[str, Any]:
     """
     path = run / "config.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(read_text(path, LARGEST_YAML))
     except OSError as error:
         raise DataFault(
             f"'{run}' is no folder of a trained run: {path} can't be read ({error.strerror}); "

@@ -52,6 +52,8 @@ __all__ = [
 ]
 
 _ADAPTER = "default"
+_UNTRUSTED: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+"""Weights of strangers: no pickle, and no Python file that lies beside them."""
 _GENERAL_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
@@ -199,7 +201,7 @@ class Policy(nn.Module):
         with _reading(self.settings), tempfile.TemporaryDirectory() as scratch:
             self.model.save_pretrained(scratch)
             base = AutoModelForCausalLM.from_pretrained(
-                model_source(self.settings.model), dtype=_dtype(self.settings)
+                model_source(self.settings.model), dtype=_dtype(self.settings), **_UNTRUSTED
             )
             merged = PeftModel.from_pretrained(base, scratch).merge_and_unload()
         with _quiet():
@@ -218,7 +220,7 @@ def check_policy(settings: PolicySettings) -> None:
         _require_bitsandbytes(settings)
     with _reading(settings):
         read_tokenizer(source)
-        AutoConfig.from_pretrained(source)
+        AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
 def load_policy(settings: PolicySettings) -> Policy:
@@ -238,6 +240,7 @@ def load_policy(settings: PolicySettings) -> Policy:
             quantization_config=_quantisation(settings),
             # The sampler passes a boolean mask, which eager attention would add to the scores.
             attn_implementation="sdpa",
+            **_UNTRUSTED,
         )
     chat = ChatMarkup(tokenizer)
     try:
@@ -260,7 +263,7 @@ def read_tokenizer(source: str) -> PreTrainedTokenizerBase:
     named = get_tokenizer_config(source).get("tokenizer_class")
     if named in _GENERAL_TOKENIZERS:
         return cast(PreTrainedTokenizerBase, PreTrainedTokenizerFast.from_pretrained(source))
-    return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source))
+    return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source, trust_remote_code=False))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from envrl.errors import PolicyFault
 from envrl.policy.settings import SamplingSettings, ServerSettings
 from envrl.policy.transport import Refusal, Transport
 
+_MOST_TOKENS = 1 << 31
 _LEAST_LOGPROB = -9999.0
 """What vLLM writes in place of a smaller number, minus infinity included."""
 _ROUNDING = 1e-3
@@ -70,7 +71,10 @@ class InferenceServer:
         """
         answer = self._transport.json("/v1/models", None)
         try:
-            return {str(card["id"]): card.get("max_model_len") for card in answer["data"]}
+            found = {str(card["id"]): card.get("max_model_len") for card in answer["data"]}
+            if not all(length is None or type(length) is int for length in found.values()):
+                raise TypeError("a length is no whole number")
+            return found
         except (KeyError, TypeError, AttributeError) as error:
             raise self._transport.unexpected("/v1/models", "a list of models") from error
 
@@ -124,7 +128,7 @@ class InferenceServer:
             reason = choice.get("finish_reason")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._transport.unexpected(path, "one choice with log-probabilities") from error
-        if not (isinstance(token_ids, list) and token_ids and all(type(t) is int for t in token_ids)):
+        if not (isinstance(token_ids, list) and token_ids and all(map(_is_id, token_ids))):
             raise PolicyFault(
                 f"the server {self.url} answers without token ids, so the tokens it drew are not known; use "
                 "vLLM 0.10.2 or later, which knows return_token_ids"
@@ -141,7 +145,9 @@ class InferenceServer:
 
     def _check_numbers(self, logprobs: Sequence[Any]) -> None:
         for value in logprobs:
-            number = float(value) if isinstance(value, (int, float)) else math.nan
+            # Beyond a million nothing is a log-probability, and an integer may be too large for a float.
+            known = isinstance(value, (int, float)) and abs(value) < 1e6
+            number = float(value) if known else math.nan
             if not math.isfinite(number) or number <= _LEAST_LOGPROB:
                 raise PolicyFault(
                     f"the server {self.url} gives {value} as a log-probability of a token it drew; the "
@@ -196,6 +202,10 @@ def connect(sampling: SamplingSettings, base: str) -> InferenceServer:
             "setting"
         )
     return server
+
+
+def _is_id(token: object) -> bool:
+    return type(token) is int and 0 <= token < _MOST_TOKENS
 
 
 def _request(name: str, wanted: Draw) -> dict[str, Any]:

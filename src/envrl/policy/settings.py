@@ -174,10 +174,10 @@ def model_source(model: str) -> str:
             f"policy.model '{model}' exists but holds no config.json; give a folder that "
             "save_pretrained wrote"
         )
-    if path.exists() and not [*path.glob("*.safetensors"), *path.glob("*.bin")]:
+    if path.exists() and not [*path.glob("*.safetensors")]:
         raise PolicyFault(
-            f"policy.model '{model}' holds a config.json and no weights; give a folder that "
-            "save_pretrained wrote"
+            f"policy.model '{model}' holds a config.json and no weights in safetensors format, the only one "
+            "that is read; give a folder that save_pretrained wrote"
         )
     if not path.exists() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
         raise PolicyFault(

@@ -14,10 +14,12 @@ from typing import IO, Any
 
 from envrl.errors import PolicyFault
 from envrl.policy.settings import ServerSettings
+from envrl.untrusted import parse_json
 
 KEY_VARIABLES = ("ENVRL_SERVER_API_KEY", "VLLM_API_KEY")
 """Environment variables that may hold the server's key; the first that is set counts."""
 _TRANSIENT = frozenset({408, 429})
+_LARGEST_ANSWER = 64 << 20
 
 
 class Refusal(PolicyFault):
@@ -55,7 +57,7 @@ class Transport:
         """Like :meth:`call`, with the answer read as JSON."""
         text = self.call(path, body)
         try:
-            return json.loads(text)
+            return parse_json(text)
         except ValueError as error:
             raise self.unexpected(path, "JSON") from error
 
@@ -99,7 +101,10 @@ class Transport:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, headers=headers)
         with self._opener.open(request, timeout=self._settings.timeout_s) as response:
-            return str(response.read().decode("utf-8", errors="replace"))
+            content = response.read(_LARGEST_ANSWER + 1)
+        if len(content) > _LARGEST_ANSWER:
+            raise self.unexpected(path, f"at most {_LARGEST_ANSWER} bytes")
+        return str(content.decode("utf-8", errors="replace"))
 
     def _refused(self, said: str, code: int) -> Refusal:
         if code in (401, 403):
@@ -136,11 +141,11 @@ def _api_key() -> str | None:
 def _said(error: urllib.error.HTTPError) -> str:
     """The server's own words, in one line."""
     try:
-        text = error.read().decode("utf-8", errors="replace")
+        text = error.read(_LARGEST_ANSWER).decode("utf-8", errors="replace")
     except (OSError, http.client.HTTPException):
         return ""
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         inner = content.get("error", content)
         text = str(inner.get("message") or inner.get("detail") or inner)
     except (ValueError, AttributeError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from envrl.prompts.settings import PromptForm
 
-_ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
+_START, _END = "<action>", "</action>"
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _MAX_COMPACT_CHARACTERS = 200
 
@@ -40,11 +40,13 @@ def parse_action(text: str, form: PromptForm, *, tail_characters: int = 30) -> P
     if form == "compact":
         return _parse_compact(text)
     lowered = text.lower()
-    match = _ACTION.search(lowered)
-    if match is None:
+    # Not by a regular expression, which takes quadratic time on a start tag repeated without an end.
+    start = lowered.find(_START)
+    end = -1 if start < 0 else lowered.find(_END, start + len(_START))
+    if end < 0:
         tail = lowered[-tail_characters:].strip()
         return ParsedAction(tail or None, False)
-    action = match.group(1).strip()
+    action = lowered[start + len(_START) : end].strip()
     thought = "<think>" in lowered and "</think>" in lowered
     valid = bool(action) and thought and _CHINESE.search(text) is None
     return ParsedAction(action or None, valid)

@@ -25,6 +25,7 @@ from envrl.envs.alfworld.pddl import parse_domain, parse_problem
 from envrl.envs.alfworld.rules import Rules, prepare
 from envrl.errors import DataFault, EnvFault
 from envrl.types import Game, Observation, StepResult
+from envrl.untrusted import parse_json, read_bytes
 
 __all__ = ["AlfworldEnv", "CompiledGame", "GameState", "clear_cache", "load_game"]
 
@@ -89,7 +90,7 @@ def clear_cache() -> None:
 
 def _read(path: Path, where: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except FileNotFoundError as error:
         raise DataFault(f"{where} doesn't exist; check the path, or {_REMEDY}") from error
     except OSError as error:
@@ -100,8 +101,8 @@ def _read(path: Path, where: str) -> bytes:
 
 def _decode(content: bytes) -> dict[str, Any]:
     try:
-        data = json.loads(content)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = parse_json(content)
+    except ValueError as error:
         raise DataFault(f"is not JSON ({error}); {_REMEDY}") from error
     if not isinstance(data, dict):
         raise DataFault(f"is JSON but not an object with the keys {', '.join(_KEYS)}; {_REMEDY}")
@@ -123,7 +124,7 @@ def _compile(data: Mapping[str, Any]) -> CompiledGame:
 
 
 def _task(quoted: str) -> str:
-    symbols = parse_symbols(json.loads(quoted))
+    symbols = parse_symbols(parse_json(quoted))
     if not all(isinstance(s, Text) for s in symbols):
         raise DataFault(f"grammar rule 'task' isn't plain text: {quoted}; {_REMEDY}")
     return "".join(s.text for s in symbols if isinstance(s, Text))

@@ -16,6 +16,7 @@ from typing import Any
 from envrl.envs.alfworld.rooms import TASK_TYPES
 from envrl.errors import DataFault
 from envrl.types import Game
+from envrl.untrusted import parse_json, read_text
 
 GAME_FILE = "game.tw-pddl"
 OFFICIAL_COUNTS: dict[str, int] = {"train": 3553, "valid_seen": 140, "valid_unseen": 134}
@@ -33,7 +34,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DataFault: The file is missing, unreadable, not JSON, or not an object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise DataFault(
             f"can't read {path} as JSON: {error}. Check the path or fetch the file again"

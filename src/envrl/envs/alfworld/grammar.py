@@ -9,7 +9,6 @@ constants, ``+`` and ``or``.
 from __future__ import annotations
 
 import ast
-import json
 import re
 import textwrap
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from envrl.errors import DataFault
+from envrl.untrusted import parse_json
 
 
 class Placeholder(NamedTuple):
@@ -113,9 +113,10 @@ _LITERAL = re.compile(r'[^;|"<>\[\]#{}]+')
 _QUOTED = re.compile(r'"([^;|"<>\[\]#{}]*)"')
 _CALL = re.compile(r"#([\w()/!<>\-\s,.]+)#")
 _EACH = re.compile(
-    r"\{\s*(?:#(?P<call>[\w()/!<>\-\s,.]+)#|(?P<expr>[^|\[\]{}\n<>]+?))\s*(?:\|\s*(?P<query>[^;|{}\n\[\]#]+))?\}"
+    r"\{\s*+(?:#(?P<call>[\w()/!<>\-\s,.]+)#|(?P<expr>[^|\[\]{}\n<>]++))\s*+(?:\|\s*(?P<query>[^;|{}\n\[\]#]++))?\}"
 )
 _ATOM = re.compile(r"\s*([\w/-]+)\(([^()]*)\)\s*")
+_LONGEST_EXPRESSION = 500
 _ATTRIBUTES = ("name", "id", "indefinite", "definite")
 
 
@@ -230,9 +231,11 @@ def _each(match: re.Match[str], as_list: bool) -> Symbol:
 
 def parse_expression(text: str) -> Expression:
     """Reads ``o.indefinite + ' ' + o.name`` and the like; nothing is ever evaluated as Python."""
+    if len(text) > _LONGEST_EXPRESSION:  # Python's parser may crash on one that is nested deeply enough
+        raise DataFault(f"grammar expression {text[:40]!r}... has more than {_LONGEST_EXPRESSION} characters")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError) as error:
         raise DataFault(f"grammar expression {text!r} can't be read: {error}") from error
     choices = tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.Or) else [tree]
     return Expression(tuple(tuple(_summands(choice, text)) for choice in choices))
@@ -261,8 +264,8 @@ def _rule_block(block: str, commented: bool) -> dict[str, Any]:
     if commented:
         block = "\n".join(line for line in block.split("\n") if not line.lstrip().startswith("#"))
     try:
-        rules = json.loads(block)
-    except json.JSONDecodeError as error:
+        rules = parse_json(block)
+    except ValueError as error:
         raise DataFault(f"grammar block is not JSON ({error}); fetch or write the file again") from error
     if not isinstance(rules, dict):
         raise DataFault("grammar block is not a JSON object of rules; fetch or write the file again")

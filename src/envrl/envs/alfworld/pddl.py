@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 from envrl.envs.alfworld.sexpr import Tree, as_list, as_str, sections, typed
 from envrl.errors import DataFault
@@ -19,6 +20,7 @@ Fact = tuple[str, ...]
 """A ground atom: predicate name, then its arguments."""
 
 _EQUALITY = "="
+_MOST_DISJUNCTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,10 @@ def _dnf(
     head = as_str(nodes[0])
     if head == "and":
         parts = [_dnf(n, renamed, types, predicates) for n in nodes[1:]]
+        if prod(map(len, parts)) > _MOST_DISJUNCTS:
+            raise DataFault(
+                f"PDDL condition has more than {_MOST_DISJUNCTS} alternatives; use ALFWorld's own goals"
+            )
         return [tuple(dict.fromkeys(lit for conj in combo for lit in conj)) for combo in product(*parts)]
     if head == "or":
         return [conj for n in nodes[1:] for conj in _dnf(n, renamed, types, predicates)]

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from math import isfinite
 from sys import intern
 from typing import Any, NoReturn
 
 from envrl.envs.webshop.records import Product
 from envrl.errors import DataFault
+from envrl.untrusted import shown
 
 NO_ATTRIBUTES = ("DUMMY_ATTR",)
 """Attributes of a product about which the attribute file says nothing."""
@@ -67,7 +69,7 @@ class Entry:
         """
         value = self.value(key)
         if not isinstance(value, str):
-            self.fail(key, f"holds {value!r:.80}, not text")
+            self.fail(key, f"holds {shown(value)}, not text")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -78,16 +80,19 @@ class Entry:
         """
         value = self.value(key)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.fail(key, f"holds {value!r:.80}, not a list of texts")
+            self.fail(key, f"holds {shown(value)}, not a list of texts")
         return tuple(value)
 
 
 def _price_number(entry: Entry, part: str) -> float:
     digits = _NOT_OF_A_NUMBER.sub("", part)
     try:
-        return float(Decimal(digits))
+        price = float(Decimal(digits))
     except InvalidOperation:
-        entry.fail("pricing", f"holds {entry.raw['pricing']!r:.80}, where {part!r:.40} is no number")
+        entry.fail("pricing", f"holds {shown(entry.raw['pricing'])}, where {part!r:.40} is no number")
+    if not isfinite(price):
+        entry.fail("pricing", f"holds {shown(entry.raw['pricing'])}, where {part!r:.40} is too large")
+    return price
 
 
 def read_price(entry: Entry) -> tuple[tuple[float, ...], str]:
@@ -103,10 +108,10 @@ def read_price(entry: Entry) -> tuple[tuple[float, ...], str]:
     if not pricing:
         return (_NO_PRICE,), f"${_NO_PRICE}"
     if not isinstance(pricing, str):
-        entry.fail("pricing", f"holds {pricing!r:.80}, not text")
+        entry.fail("pricing", f"holds {shown(pricing)}, not text")
     numbers = tuple(_price_number(entry, part) for part in pricing.split("$")[1:])
     if not numbers:
-        entry.fail("pricing", f"holds {pricing!r:.80}, a price without a dollar sign")
+        entry.fail("pricing", f"holds {shown(pricing)}, a price without a dollar sign")
     if len(numbers) == 1:
         return numbers, f"${numbers[0]}"
     return numbers[:2], f"${numbers[0]} to ${numbers[1]}"
@@ -120,14 +125,14 @@ def _read_bullets(entry: Entry) -> tuple[str, ...]:
 def _read_image(entry: Entry) -> str:
     images = entry.value("images")
     if not isinstance(images, list) or not images or not isinstance(images[0], str):
-        entry.fail("images", f"holds {images!r:.80}, not a list that starts with an address")
+        entry.fail("images", f"holds {shown(images)}, not a list that starts with an address")
     return images[0]
 
 
 def _option_value(entry: Entry, key: str, content: Any) -> tuple[str, str | None]:
     """An option's value as the shop shows it, and the image it shows, if any."""
     if not isinstance(content, dict) or not isinstance(content.get("value"), str):
-        entry.fail(key, f"holds {content!r:.80}, not an object with a text 'value'")
+        entry.fail(key, f"holds {shown(content)}, not an object with a text 'value'")
     image = content.get("image")
     value = content["value"].strip().replace("/", " | ").lower()
     return intern(value), image if isinstance(image, str) else None
@@ -143,7 +148,7 @@ def _read_options(entry: Entry) -> tuple[dict[str, tuple[str, ...]], dict[str, s
     if not groups:
         return _NO_OPTIONS, _NO_IMAGES
     if not isinstance(groups, dict):
-        entry.fail("customization_options", f"holds {groups!r:.80}, not an object")
+        entry.fail("customization_options", f"holds {shown(groups)}, not an object")
     options: dict[str, tuple[str, ...]] = {}
     images: dict[str, str | None] = {}
     for group, contents in groups.items():
@@ -151,7 +156,7 @@ def _read_options(entry: Entry) -> tuple[dict[str, tuple[str, ...]], dict[str, s
             continue
         key = f"customization_options/{group}"
         if not isinstance(contents, list):
-            entry.fail(key, f"holds {contents!r:.80}, not a list")
+            entry.fail(key, f"holds {shown(contents)}, not a list")
         pairs = [_option_value(entry, key, content) for content in contents]
         options[intern(group.lower())] = tuple(value for value, _ in pairs)
         images.update(pairs)

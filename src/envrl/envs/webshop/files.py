@@ -7,10 +7,11 @@ hold one entry at a time; what a caller keeps is the only memory that grows.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson
 
@@ -32,6 +33,9 @@ _DOWNLOADS: dict[str, str] = {
 
 _READ_BYTES = 1 << 16
 _BLANKS = b" \t\r\n"
+_LARGEST_ENTRY = 16 << 20
+_MOST_DIGITS = 1000
+_LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (_MOST_DIGITS + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,45 @@ def _broken(path: Path, count: int, error: Exception) -> DataFault:
     )
 
 
+class _Bounded:
+    """A data file as a stream that ends in a sentence where the parser would end the process.
+
+    Args:
+        stream: The opened file.
+        path: Its name, for messages.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream = stream
+        self._path = path
+        self._since = 0
+        self._end = b""
+
+    def begin_entry(self) -> None:
+        """Counts the size of an entry anew."""
+        self._since = 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes.
+
+        Raises:
+            DataFault: An entry is too large, or a number too long, on which the C parser dies.
+        """
+        content = self._stream.read(size)
+        self._since += len(content)
+        if self._since > _LARGEST_ENTRY:
+            raise DataFault(
+                f"{self._path} has an entry of more than {_LARGEST_ENTRY} bytes: correct or remove it"
+            )
+        seam = self._end + content
+        if _LONG_NUMBER.search(seam):
+            raise DataFault(
+                f"{self._path} has a number of more than {_MOST_DIGITS} digits: correct or remove it"
+            )
+        self._end = seam[-_MOST_DIGITS:]
+        return content
+
+
 def read_products(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Raw products of a product list with their position, counted from 0, one at a time.
 
@@ -146,7 +189,9 @@ def read_products(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     position = -1
     try:
         with path.open("rb") as stream:
-            for position, raw in enumerate(ijson.items(stream, "item", buf_size=_READ_BYTES)):
+            bounded = _Bounded(stream, path)
+            for position, raw in enumerate(ijson.items(bounded, "item", buf_size=_READ_BYTES)):
+                bounded.begin_entry()
                 if not isinstance(raw, dict):
                     raise DataFault(
                         f"{path}: product {position} (from 0) is a {type(raw).__name__}, not an object: "
@@ -167,7 +212,9 @@ def read_entries(path: Path) -> Iterator[tuple[str, Any]]:
     count = 0
     try:
         with path.open("rb") as stream:
-            for key, value in ijson.kvitems(stream, "", buf_size=_READ_BYTES):
+            bounded = _Bounded(stream, path)
+            for key, value in ijson.kvitems(bounded, "", buf_size=_READ_BYTES):
+                bounded.begin_entry()
                 yield key, value
                 count += 1
     except (ijson.JSONError, OSError) as error:

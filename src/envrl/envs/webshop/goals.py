@@ -26,6 +26,7 @@ NO_PRICE_LIMIT = 1_000_000.0
 _PRICE_CLAUSE = re.compile(r", and price lower than \d+\.\d{2} dollars$")
 _PRICE_CANDIDATES = 4
 _PRICE_DRAWN = 2
+_MOST_COMBINATIONS = 250_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +210,11 @@ def synthetic_goals(loaded: LoadedCatalog, rng: random.Random) -> tuple[Goal, ..
     requests = list(_requests(loaded, rng))
     counts: Counter[str] = Counter()
     for request in requests:
+        if request.combinations > _MOST_COMBINATIONS:
+            raise DataFault(
+                f"product {request.product.asin} has {request.combinations} combinations of options, "
+                f"and each is a goal: leave options out until there are at most {_MOST_COMBINATIONS}"
+            )
         for attribute in request.attributes:
             counts[attribute] += request.combinations
     goals: list[Goal] = []

@@ -17,7 +17,7 @@ from envrl.errors import DataFault
 from envrl.types import Observation
 
 _TASK = re.compile(r"Your task is to: (.+)\Z", re.DOTALL)
-_PRICE_LIMIT = re.compile(r",? and price lower than ([\d.]+) dollars\s*$")
+_PRICE_LIMIT = re.compile(r",? and price lower than (\d+(?:\.\d*)?|\.\d+) dollars\s*$")
 _OPTIONS = re.compile(r"^(.*) with ([^:,]+: .+)$", re.DOTALL)
 _NEXT_OPTION = re.compile(r", and (?=[^:,]+: )")
 _OPENING = re.compile(r"^\s*find me\s+", re.IGNORECASE)

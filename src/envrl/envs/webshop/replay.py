@@ -13,7 +13,6 @@ mode ``html`` are not compared.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from envrl.envs.webshop.session import SessionSettings, ShopSession, ShopStep
 from envrl.envs.webshop.sessions import SessionStore
 from envrl.envs.webshop.shop import Shop
 from envrl.errors import DataFault, EnvrlError
+from envrl.untrusted import parse_json, read_text, shown
 
 _EPISODE_KEYS = ("human_goals", "seed", "session", "kwargs", "steps")
 _SETTINGS = {
@@ -93,7 +93,7 @@ def read_recording(path: Path) -> list[dict[str, Any]]:
         DataFault: The file is missing, is not JSON, or has no such episodes.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise DataFault(f"can't read {path} as JSON: {error}. Give a file of recorded episodes") from error
     episodes = data.get("episodes") if isinstance(data, dict) else None
@@ -111,17 +111,17 @@ def read_recording(path: Path) -> list[dict[str, Any]]:
 def _episode_problem(episode: Mapping[str, Any]) -> str | None:
     """What of an episode can't be played, in words; None if it all can."""
     if not isinstance(episode["seed"], int):
-        return f"'seed' holds {episode['seed']!r:.80}, not a whole number"
+        return f"'seed' holds {shown(episode['seed'])}, not a whole number"
     if not isinstance(episode["session"], int | str | None):
-        return f"'session' holds {episode['session']!r:.80}, not a number, a name or null"
+        return f"'session' holds {shown(episode['session'])}, not a number, a name or null"
     kwargs, steps = episode["kwargs"], episode["steps"]
     if not isinstance(kwargs, dict):
-        return f"'kwargs' holds {kwargs!r:.80}, not an object"
+        return f"'kwargs' holds {shown(kwargs)}, not an object"
     for name in _NUMBERS & kwargs.keys():
         if not isinstance(kwargs[name], int) and not (name == "num_products" and kwargs[name] is None):
-            return f"setting {name!r} holds {kwargs[name]!r:.80}, not a whole number"
+            return f"setting {name!r} holds {shown(kwargs[name])}, not a whole number"
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        return f"'steps' holds {steps!r:.80}, not a list of objects"
+        return f"'steps' holds {shown(steps)}, not a list of objects"
     # The first step is the reset, which needs no action.
     lacking = (i for i, step in enumerate(steps) if i > 0 and not isinstance(step.get("action"), str))
     if (place := next(lacking, None)) is not None:

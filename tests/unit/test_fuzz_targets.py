@@ -1,0 +1,40 @@
+"""The fuzzer's borders without the fuzzer: what is valid is accepted, what is broken ends in a sentence."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from envrl.errors import EnvrlError
+from fuzz.mutation import mutated
+from fuzz.targets import TARGETS
+
+MUTATIONS = 40
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds_are_accepted_and_mutations_end_in_a_sentence(name: str, tmp_path: Path) -> None:
+    target = TARGETS[name]
+    run = target.make(tmp_path)
+    for number, seed in enumerate(target.seeds()):
+        run(seed)
+        rng = random.Random(number)
+        refused = 0
+        for _ in range(MUTATIONS):
+            try:
+                run(mutated(seed, 1 << 16, rng, target.words))
+            except EnvrlError as error:
+                refused += 1
+                assert str(error).strip()
+        assert refused > 0 or "action" in name or name in ("model_output", "option")
+
+
+def test_mutations_keep_brackets_and_follow_the_seed() -> None:
+    text = b"(and (or a b) (not c))"
+    found = {mutated(text, 100, random.Random(n), (b"x",)) for n in range(200)}
+    assert len(found) > 50
+    assert sum(m.count(b"(") == m.count(b")") for m in found) > len(found) / 2
+    assert mutated(text, 5, random.Random(0)) == mutated(text, 5, random.Random(0))
+    assert all(len(mutated(text, 5, random.Random(n))) <= 5 for n in range(50))
