@@ -1,7 +1,7 @@
 """Fuzzes every border that takes input from strangers: ``make fuzz SECONDS=600``.
 
-The time is divided over the targets, which run one after the other on one core. Inputs that crash are kept in
-``--crashes``; ``--replay FILE`` runs one of them again. The last line says ``inputs=N crashes=M``; the exit code
+The time is divided over the targets, which run one after the other on one core. Crashing inputs are kept in
+``--crashes``; ``--replay FILE`` runs one again. The last line says ``inputs=N crashes=M``; the exit code
 is 1 if there was a crash.
 """
 

@@ -1,6 +1,6 @@
-"""Fuzzes one border, guided by coverage, until the time is up: ``python -m fuzz.one TARGET SECONDS CRASHES``.
+"""Fuzzes one border until the time is up: ``python -m fuzz.one TARGET SECONDS CRASHES``.
 
-Run by :mod:`fuzz`. An exception that is none of this package's own is written into the folder ``CRASHES`` with
+Run by :mod:`fuzz`. An exception that is none of this package's own goes into the folder ``CRASHES`` with
 its traceback, once for each place it comes from, and fuzzing goes on. A hang or exhausted memory ends the
 process; libFuzzer then writes the input there.
 """

@@ -369,7 +369,7 @@ def _option_value(text: str) -> Any:
         check_yaml(text)
     try:
         return _load_option(text)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
         raise yaml.YAMLError(f"a value can't be read: {error}") from error
 
 

@@ -53,7 +53,7 @@ def _bounded(text: str, *, construct: bool) -> Any:
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
     # What PyYAML's constructors let through: a date of month 13, a number without digits.
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise yaml.YAMLError(f"a value can't be read: {error}") from error
 
 
