@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 STUDY ?= experiments/quick.yaml
+# How long `make fuzz` tries, all targets together.
+SECONDS ?= 60
 # What the benchmark plays: real games where ALFWORLD_DATA names them, else generated ones.
 GENERATED := build/bench_games
 GAMES ?= $(if $(ALFWORLD_DATA),$(ALFWORLD_DATA)/json_2.1.1/valid_seen,$(GENERATED))
@@ -21,7 +23,7 @@ PARALLEL := -n logical --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate test test-all faults lint types bench notebooks docs docs-serve reference clean
+.PHONY: help ablate test test-all faults fuzz lint types bench notebooks docs docs-serve reference clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -53,6 +55,9 @@ bench: $(VENV)/.reference $(filter $(GENERATED),$(GAMES)) ## measure both enviro
 
 notebooks: $(VENV)/.dev ## execute the notebooks
 	$(ONE_THREAD) $(BIN)/pytest -q -k notebook tests
+
+fuzz: $(VENV)/.fuzz ## throw broken and hostile input at every reader (SECONDS=60)
+	$(ONE_THREAD) HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) --crashes build/fuzz
 
 docs: $(VENV)/.docs ## build the documentation site into site/, links checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
@@ -86,6 +91,10 @@ $(VENV)/.reference: $(VENV)/.run
 $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/python tools/install.py dev
 	touch $(VENV)/.reference $@
+
+$(VENV)/.fuzz: $(VENV)/.run
+	$(BIN)/python tools/install.py fuzz
+	touch $@
 
 $(VENV)/.docs: $(VENV)/.run
 	$(BIN)/python tools/install.py docs

@@ -4,6 +4,7 @@
     python tools/install.py reference  TextWorld as well, the oracle the native engine is tested against
     python tools/install.py dev        both, and the development tools
     python tools/install.py docs       what builds the documentation site
+    python tools/install.py fuzz       the fuzzer
 
 Standard library only: it runs before anything is installed. Three things make it quick:
 
@@ -106,9 +107,20 @@ def install_docs() -> None:
     install(*optional_requirements("docs"))
 
 
+def install_fuzz() -> None:
+    """The fuzzer; needs the ``run`` stage, and nothing of the others."""
+    install(*optional_requirements("fuzz"))
+
+
 def main() -> None:
     """Installs the stage named on the command line and says how long it took."""
-    stages = {"run": install_run, "reference": install_reference, "dev": install_dev, "docs": install_docs}
+    stages = {
+        "run": install_run,
+        "reference": install_reference,
+        "dev": install_dev,
+        "docs": install_docs,
+        "fuzz": install_fuzz,
+    }
     parser = argparse.ArgumentParser(description="Install envrl into this Python's virtual environment.")
     parser.add_argument("stage", choices=stages, help="run first, then any other")
     stage = parser.parse_args().stage

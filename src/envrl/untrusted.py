@@ -12,6 +12,7 @@ import io
 import json
 import re
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,14 @@ def unpack(content: bytes, most: int = LARGEST_FILE) -> bytes:
     if len(found) > most:
         raise ValueError(f"unpacked it has more than {most} bytes, the most that are read")
     return found
+
+
+def standard_library(module: str) -> bool:
+    """Whether a module is one of Python's own, some of which act when they are imported.
+
+    A configuration may name a module of the user's; what it names is imported, hence executed.
+    """
+    return module.partition(".")[0] in sys.stdlib_module_names
 
 
 def shown(value: object, most: int = _SHOWN) -> str:

@@ -29,7 +29,12 @@ def fuzz(name: str, seconds: int, crashes: Path) -> tuple[int, str]:
     Returns:
         Number of inputs, and what ended it before its time, if anything did.
     """
-    with tempfile.TemporaryDirectory(prefix="envrl-fuzz-") as scratch, tempfile.TemporaryFile("w+") as log:
+    # In memory where that can be: most inputs are written to a file before they are read.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with (
+        tempfile.TemporaryDirectory(prefix="envrl-fuzz-", dir=memory) as scratch,
+        tempfile.TemporaryFile("w+") as log,
+    ):
         command = [sys.executable, "-m", "fuzz.one", name, str(seconds), str(crashes)]
         environment = {**os.environ, "TMPDIR": scratch}
         try:

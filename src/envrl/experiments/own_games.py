@@ -13,6 +13,7 @@ from envrl.envs.slots import SlotHost
 from envrl.errors import ConfigFault, DataFault
 from envrl.experiments.config import EnvSettings, EvaluationSettings
 from envrl.types import Game
+from envrl.untrusted import standard_library
 
 
 def own_environment(name: str) -> TextEnvKind:
@@ -22,6 +23,8 @@ def own_environment(name: str) -> TextEnvKind:
         ConfigFault: It can't be imported, or does not follow the protocols.
     """
     module, _, attribute = name.partition(":")
+    if standard_library(module):
+        raise ConfigFault(f"env.name is '{name}', a module of Python's own; name one of yours")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:

@@ -12,7 +12,7 @@ import yaml
 
 from envrl.errors import ConfigFault
 
-LARGEST_YAML = 1 << 20
+LARGEST_YAML = 1 << 18
 """Most bytes of a configuration or study file."""
 _MOST_NODES = 100_000
 _DEEPEST = 24
@@ -41,6 +41,7 @@ def _bounded(text: str, *, construct: bool) -> Any:
     if len(text) > LARGEST_YAML:
         raise yaml.YAMLError(f"it has more than {LARGEST_YAML} characters")
     try:
+        _refuse_depth(text)
         loader = yaml.SafeLoader(text)
         try:
             node = loader.get_single_node()
@@ -55,6 +56,15 @@ def _bounded(text: str, *, construct: bool) -> Any:
     # What PyYAML's constructors let through: a date of month 13, a number without digits.
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise yaml.YAMLError(f"a value can't be read: {error}") from error
+
+
+def _refuse_depth(text: str) -> None:
+    """Stops at the first value that lies too deep: the scanner takes quadratic time on open brackets."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise yaml.YAMLError(f"it is nested more than {_DEEPEST} levels deep")
 
 
 def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:

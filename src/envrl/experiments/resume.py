@@ -6,6 +6,7 @@ import fcntl
 import json
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -190,6 +191,10 @@ def _content(path: Path) -> dict[str, Any]:
 
     check(path)
     try:
+        with zipfile.ZipFile(path) as archive:
+            # torch writes them as they are; unpacked, compressed ones may be a thousand times larger.
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("a part is compressed")
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not all(isinstance(weight, torch.Tensor) for weight in content["state_dict"].values()):
             raise TypeError("a weight is no tensor")

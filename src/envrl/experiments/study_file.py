@@ -211,16 +211,16 @@ def read_file(path: Path, foreign: frozenset[str] = frozenset()) -> dict[str, An
 
 def _read(path: Path, below: tuple[Path, ...], foreign: frozenset[str]) -> dict[str, Any]:
     """``below`` are the files that extend this one."""
-    if path.resolve() in below:
-        raise ConfigFault(f"the study file '{path}' extends itself, by way of others; break the circle")
     try:
+        if path.resolve() in below:
+            raise ConfigFault(f"the study file '{path}' extends itself, by way of others; break the circle")
         content = read_yaml(read_text(path, LARGEST_YAML))
     except OSError as error:
         raise ConfigFault(
             f"the study file '{path}' can't be read ({error.strerror or error}); give a file such as "
             "experiments/quick.yaml"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # no UTF-8, or a name with a NUL in it
         reason = " ".join(str(error).split())
         raise ConfigFault(f"the study file '{path}' is not YAML ({reason}); correct it") from error
     if not isinstance(content, dict):

@@ -13,6 +13,7 @@ from envrl.envs.webshop.cleaning import NO_ATTRIBUTES, Entry, clean_product
 from envrl.envs.webshop.files import read_entries, read_products, require_files
 from envrl.envs.webshop.records import Catalog, Product
 from envrl.errors import ConfigFault, DataFault
+from envrl.untrusted import shown
 
 _LONGEST_ASIN = 10
 
@@ -112,7 +113,8 @@ class _Shelf:
     def admit(self, position: int, raw: dict[str, Any]) -> Entry | None:
         """The entry, or None where the product is to be left out."""
         asin = raw.get("asin", "?")
-        entry = Entry(raw, f"{self._items}: product {position} (from 0, asin {asin})")
+        named = asin if isinstance(asin, str) else shown(asin)
+        entry = Entry(raw, f"{self._items}: product {position} (from 0, asin {named})")
         asin = entry.text("asin")
         if asin == "nan":
             self.nameless += 1

@@ -14,6 +14,7 @@ from envrl.training.objectives.dynamics import InverseDynamics, StatePrediction
 from envrl.training.objectives.echo import Echo
 from envrl.training.objectives.paw import PolicyAndWorld
 from envrl.training.settings import LossSettings, ObjectiveSettings
+from envrl.untrusted import standard_library
 
 OBJECTIVES: dict[str, type[Objective]] = {"paw": PolicyAndWorld, "echo": Echo}
 """Objectives that ``loss.objectives`` knows by name; others are named ``module:class``."""
@@ -84,6 +85,8 @@ def _imported(use: str) -> type[Objective]:
             f"loss.objectives names {use!r}, which does not exist; use one of {', '.join(OBJECTIVES)}, or "
             "module:class of an own one (sp and id are weighted by loss.sp.weight and loss.id.weight)"
         )
+    if standard_library(module):
+        raise ConfigFault(f"loss.objectives names {use!r}, a module of Python's own; name one of yours")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
