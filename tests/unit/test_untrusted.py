@@ -226,6 +226,14 @@ def test_a_goal_of_countless_alternatives_is_refused() -> None:
     assert "more than 1000 alternatives" in refused_game(pddl_problem=problem)
 
 
+def test_a_goal_that_multiplies_all_objects_is_refused() -> None:
+    # Eleven variables over six objects are 362 million answers.
+    variables = " ".join(f"?v{n} - object" for n in range(11))
+    literals = "".join(f"(pickupable ?v{n})" for n in range(11))
+    problem = tiny_game(goal=f"(exists ({variables}) (and {literals}))")["pddl_problem"]
+    assert "11 of them unrelated" in refused_game(pddl_problem=problem)
+
+
 def test_parentheses_without_end_are_refused() -> None:
     assert "malformed" in refused_game(
         pddl_problem=tiny_game(goal="(and " * 5000 + ")" * 5000)["pddl_problem"]

@@ -11,6 +11,10 @@ from envrl.envs.alfworld.pddl import Literal
 from envrl.envs.alfworld.steps import EQUALITY, Kind, Runner, Step, chain
 from envrl.errors import DataFault
 
+_MOST_VARIABLES = 12
+_MOST_UNRELATED = 3
+"""Each multiplies the answers by the number of objects or facts; ALFWorld's conditions have at most two."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -41,7 +45,7 @@ def plan(
         changing: Predicates that actions can change.
 
     Raises:
-        DataFault: A negated atom has a variable nothing binds.
+        DataFault: A negated atom has a variable nothing binds, or answering would take for ever.
     """
     slots = {v: i for i, v in enumerate(given)}
     rest = list(literals)
@@ -56,6 +60,13 @@ def plan(
     for variable in types:
         if variable not in slots:
             steps.append(_range(variable, types, slots))
+    unrelated = sum(1 for step in steps if step.binds and not step.positions)
+    if unrelated > _MOST_UNRELATED or len(slots) > _MOST_VARIABLES:
+        raise DataFault(
+            f"PDDL condition has {len(slots)} variables, {unrelated} of them unrelated, and would take for "
+            f"ever; at most {_MOST_VARIABLES} and {_MOST_UNRELATED} are supported, so use ALFWorld's own "
+            "domain and goals"
+        )
     runner = chain(steps, _keep_all, changing)
     return Plan(tuple(slots), len(given), tuple(steps), runner)
 
