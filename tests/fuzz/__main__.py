@@ -93,7 +93,7 @@ def main() -> int:
     if options.seconds < len(names):
         parser.error(f"{options.seconds} seconds are too few for {len(names)} targets; give one each")
     options.crashes.mkdir(parents=True, exist_ok=True)
-    for old in options.crashes.iterdir():
+    for old in [path for name in names for path in options.crashes.glob(f"{name}-*")]:
         old.unlink()
     whole = sum(TARGETS[name].weight for name in names)
     inputs = crashes = 0
