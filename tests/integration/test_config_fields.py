@@ -346,6 +346,9 @@ ELSEWHERE = {
     "optim.max_skipped_updates": "test_the_limit_of_skipped_updates",
     "optim.eight_bit": "test_an_eight_bit_optimiser_or_a_refusal",
     "train.accelerator": "test_a_gpu_is_used_or_refused",
+    "train.devices": "test_processes_fit_the_batch_and_the_machine",
+    "train.nodes": "test_processes_fit_the_batch_and_the_machine",
+    "train.strategy": "test_processes_fit_the_batch_and_the_machine",
     "sampling.server.url": "test_the_server_is_the_one_at_the_address",
     "sampling.server.model": "test_the_server_is_the_one_at_the_address",
     "sampling.server.adapters": "test_the_server_reads_adapters_from_their_folder",
@@ -538,6 +541,26 @@ def test_a_gpu_is_used_or_refused() -> None:
         pytest.skip("this machine has one; the marker `gpu` covers it")
     with pytest.raises(ConfigFault, match="accelerator is gpu"):
         preflight(config)
+
+
+def test_processes_fit_the_batch_and_the_machine(tmp_path: Path) -> None:
+    """What they do is in test_processes.py; here is what they are refused for."""
+
+    def fault(**changes: Any) -> str:
+        with pytest.raises(ConfigFault) as caught:
+            configured(**{f"train.{name}": value for name, value in changes.items()})
+        return str(caught.value)
+
+    micro_batches = configured().batch.micro_batches
+    assert f"use a multiple of {micro_batches + 1}" in fault(devices=micro_batches + 1)
+    assert f"use a multiple of {2 * micro_batches}" in fault(devices=2, nodes=micro_batches)
+    assert "train.devices is 0; use at least 1" in fault(devices=0)
+    assert "a policy cut into pieces can't serve; use ddp" in fault(strategy="fsdp")
+    assert "ddp, which changes nothing with train.devices=1" in fault(strategy="ddp")
+    two = configured(**{"batch.micro_batches": 2, "train.nodes": 2})
+    place = RunPlace(tmp_path, "two", "run", Store(tmp_path, "none", None))
+    with pytest.raises(ConfigFault, match="start the run on each of them by `torchrun --nnodes 2 "):
+        execute_run(two, place)
 
 
 @pytest.fixture

@@ -188,6 +188,13 @@ class TrainSettings:
     """CPU threads of the process."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Lightning accelerator."""
+    devices: int = 1
+    """Devices of each machine that the run is spread over, each with a process of its own (devices.md)."""
+    nodes: int = 1
+    """Machines that the run is spread over; more than one is started by torchrun."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices share the work. auto, ddp: each holds the whole policy, plays every n-th game
+    and computes its share of every update; fsdp, the policy cut into pieces, is refused."""
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     """Lightning precision of the update."""
     diagnose_every: int = 10
@@ -199,12 +206,27 @@ class TrainSettings:
     """Episodes per evaluation kept as readable transcripts and as traces in MLflow."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "threads", "checkpoint_every"):
+        for name in ("iterations", "threads", "checkpoint_every", "devices", "nodes"):
             if getattr(self, name) < 1:
                 raise ConfigFault(f"train.{name} is {getattr(self, name)}; use at least 1")
+        if self.strategy == "fsdp":
+            raise ConfigFault(
+                "train.strategy is fsdp, but each process plays games of its own, with a number of forward "
+                "passes of its own, which a policy cut into pieces can't serve; use ddp, with "
+                "policy.load_in_4bit if the policy is too large for one device"
+            )
+        if self.strategy == "ddp" and self.processes == 1:
+            raise ConfigFault(
+                "train.strategy is ddp, which changes nothing with train.devices=1; use auto, or more devices"
+            )
         for name in ("diagnose_every", "transcripts"):
             if getattr(self, name) < 0:
                 raise ConfigFault(f"train.{name} is {getattr(self, name)}; use 0 (never) or more")
+
+    @property
+    def processes(self) -> int:
+        """Processes of the run, one for each device."""
+        return self.devices * self.nodes
 
 
 @dataclass(frozen=True)
@@ -266,6 +288,12 @@ class RunConfig:
                 f"rollout.refill_rounds is {self.rollout.refill_rounds}, but each iteration plays all "
                 f"env.train_games={self.env.train_games} games, so there are no others to play; use more "
                 "training games, or refill_rounds=0"
+            )
+        if self.batch.micro_batches % self.train.processes:
+            raise ConfigFault(
+                f"batch.micro_batches is {self.batch.micro_batches}, which can't be shared out evenly to the "
+                f"{self.train.processes} processes of train.devices={self.train.devices} times "
+                f"train.nodes={self.train.nodes}; use a multiple of {self.train.processes}"
             )
         if self.sampling.server.url is not None:
             self._check_served()

@@ -9,6 +9,7 @@ from envrl.analysis.records import Evaluation, GameOutcome
 from envrl.envs.panels import Panel, episode_seed
 from envrl.errors import EnvFault
 from envrl.policy.model import Policy
+from envrl.policy.ranks import ALONE, Ranks
 from envrl.rollout.collector import Collector, EpisodePlan
 from envrl.rollout.imagined import imagined_rate
 from envrl.rollout.source import Sampler, episode_metrics, session_factory
@@ -32,8 +33,9 @@ def play_panel(
     temperature: float,
     iteration: int,
     sampler: Sampler = session_factory,
+    ranks: Ranks = ALONE,
 ) -> PanelResult:
-    """Plays every game of the panel once.
+    """Plays every game of the panel once, divided among the processes of a run; all get the result.
 
     The draws of a game depend on the game alone, so two policies are compared on common random numbers.
 
@@ -43,7 +45,10 @@ def play_panel(
     """
     plans = [EpisodePlan(game, episode_seed(game)) for game in panel.games]
     started = time.perf_counter()
-    trajectories = collector.collect(plans, sampler(policy), temperature=temperature, policy_version=0)
+    trajectories = ranks.divided(
+        plans,
+        lambda mine: collector.collect(mine, sampler(policy), temperature=temperature, policy_version=0),
+    )
     if all(t.stop is StopReason.ENV_FAULT for t in trajectories):
         raise EnvFault(
             f"every game of the panel ended by a fault of its environment, the first one by this: "

@@ -23,7 +23,7 @@ def preflight(config: RunConfig) -> GameSets:
     policy = config.embodied
     model_source(policy.model)
     if config.train.accelerator == "gpu":
-        _require_gpu()
+        _require_gpu(config.train.devices)
     if config.optim.eight_bit:
         _require_eight_bit_optimiser()
     if policy.model not in EMBEDDED or policy.quantised:
@@ -35,11 +35,16 @@ def preflight(config: RunConfig) -> GameSets:
     return game_sets(config.env, config.evaluation, config.rollout.games)
 
 
-def _require_gpu() -> None:
+def _require_gpu(devices: int) -> None:
     import torch
 
     if not torch.cuda.is_available():
         raise ConfigFault("train.accelerator is gpu, but torch finds none; use auto or cpu")
+    if devices > torch.cuda.device_count():
+        raise ConfigFault(
+            f"train.devices is {devices}, but torch finds {torch.cuda.device_count()} GPUs on this machine; "
+            "use as many as there are"
+        )
 
 
 def _require_eight_bit_optimiser() -> None:

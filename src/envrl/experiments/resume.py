@@ -84,9 +84,9 @@ def existing_record(path: Path, config: RunConfig) -> RunRecord | None:
     if not path.is_file():
         return None
     record = load_record(path)
-    wanted = json.loads(json.dumps(as_plain(config)))
+    wanted = without_processes(json.loads(json.dumps(as_plain(config))))
     # A record may be older than a setting; it was made with what is now that setting's default.
-    had = merge(json.loads(json.dumps(as_plain(RunConfig()))), record.config)
+    had = without_processes(merge(json.loads(json.dumps(as_plain(RunConfig()))), record.config))
     if had != wanted:
         difference = first_difference(had, wanted)
         raise DataFault(
@@ -94,6 +94,12 @@ def existing_record(path: Path, config: RunConfig) -> RunRecord | None:
             "another --name, or remove that folder to run it anew"
         )
     return record
+
+
+def without_processes(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain configuration without the settings that a run may go on with other values of."""
+    train = {k: v for k, v in plain["train"].items() if k not in ("devices", "nodes", "strategy")}
+    return {**plain, "train": train}
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> str:

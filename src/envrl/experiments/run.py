@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -11,10 +11,12 @@ import torch
 from envrl.analysis.records import RunRecord, record_path
 from envrl.envs.panels import Panel
 from envrl.envs.pool import EnvPool
+from envrl.errors import DataFault
 from envrl.experiments.config import RunConfig
 from envrl.experiments.credit import advantage_function
 from envrl.experiments.games import environment_factory, game_sets
 from envrl.experiments.plain import as_plain
+from envrl.experiments.processes import processes
 from envrl.experiments.resume import (
     alone,
     covered_by,
@@ -27,6 +29,7 @@ from envrl.experiments.resume import (
 from envrl.experiments.runner import Parts, Runner, RunPlace
 from envrl.losses.dynamics import shuffled_pairing
 from envrl.policy.model import Policy, load_policy
+from envrl.policy.ranks import ALONE, Ranks
 from envrl.policy.served import ServedSampler
 from envrl.policy.server import connect
 from envrl.rollout.collector import Collector, CollectorSettings
@@ -42,9 +45,9 @@ _PANEL_WAVE = 128
 """Most games of a panel that are played at once; more are played in several waves."""
 
 
-def build_pool(config: RunConfig, panel: Panel, slots: int = 1) -> EnvPool:
-    """Environments for at least ``slots`` episodes at once, and for a wave of the panel."""
-    slots = max(slots, min(_PANEL_WAVE, len(panel.games)))
+def build_pool(config: RunConfig, panel: Panel, slots: int = 1, ranks: Ranks = ALONE) -> EnvPool:
+    """Environments for at least ``slots`` episodes at once, and for a wave of this process's panel games."""
+    slots = max(slots, min(_PANEL_WAVE, -(-len(panel.games) // ranks.world)))
     return EnvPool(environment_factory(config.env), slots, config.rollout.env_timeout_s)
 
 
@@ -75,13 +78,23 @@ def closed_in_the_end(sampler: Sampler) -> Iterator[None]:
             sampler.close()
 
 
-def build(config: RunConfig) -> Parts:
+def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
     """Loads and connects everything a run needs; fails before any work if something is missing."""
     sampler = build_sampler(config)
+    # Games that are not there yet are made by one process and found by the others.
+    made = ranks.first(
+        lambda: game_sets(config.env, config.evaluation, config.rollout.games).panel.panel_hash
+    )
     games = game_sets(config.env, config.evaluation, config.rollout.games)
+    if games.panel.panel_hash != made:
+        raise DataFault(
+            f"process {ranks.rank} has the panel {games.panel.panel_hash}, process 0 has {made}; the "
+            "processes of a run need the same files of games"
+        )
     torch.manual_seed(derive_seed(config.seed, "model"))
     policy = load_policy(config.embodied)
-    pool = build_pool(config, games.panel, config.rollout.games * config.rollout.episodes_per_game)
+    groups = -(-config.rollout.games // ranks.world)
+    pool = build_pool(config, games.panel, groups * config.rollout.episodes_per_game, ranks)
     collector = build_collector(config, policy, pool)
     module = EnvRLModule(
         policy,
@@ -90,6 +103,7 @@ def build(config: RunConfig) -> Parts:
         iterations=config.train.iterations,
         micro_batches=config.batch.micro_batches,
         diagnose_every=config.train.diagnose_every,
+        ranks=ranks,
     )
     critic = module.critic
     source = RolloutSource(
@@ -114,8 +128,9 @@ def build(config: RunConfig) -> Parts:
         explore=partial(play_at_random, pool),
         schedule=games.schedule,
         sampler=sampler,
+        ranks=ranks,
     )
-    return Parts(policy, pool, collector, games, module, source, sampler)
+    return Parts(policy, pool, collector, games, module, source, sampler, ranks)
 
 
 def _wanted(config: RunConfig, module: EnvRLModule, iteration: int) -> Wanted:
@@ -149,20 +164,34 @@ def execute_run(
             another process is at it; nothing was written in that case.
         KeyboardInterrupt: It was stopped; the same call goes on from the last checkpoint.
     """
-    torch.set_num_threads(config.train.threads)
-    path = record_path(place.study_folder, place.arm, config.seed)
-    record = existing_record(path, config)
+    record = existing_record(record_path(place.study_folder, place.arm, config.seed), config)
     if record is not None and record.status in ("finished", "pruned"):
         return record
-    parts = build(config)
-    with alone(path.parent), parts.pool, closed_in_the_end(parts.sampler):
-        # Read once nobody else is at it: a process that was killed may have written until then.
-        record = existing_record(path, config)
+    with processes(config, place) as ranks:
+        return run_as(ranks, config, place, report)
+
+
+def run_as(
+    ranks: Ranks,
+    config: RunConfig,
+    place: RunPlace,
+    report: Callable[[Progress], None] | None = None,
+) -> RunRecord:
+    """This process's part in :func:`execute_run`; all processes of the run call it.
+
+    Returns:
+        The run's record; rank 0 has written it.
+    """
+    torch.set_num_threads(config.train.threads)
+    path = record_path(place.study_folder, place.arm, config.seed)
+    parts = build(config, ranks)
+    lock = alone(path.parent) if ranks.writes else nullcontext()
+    with lock, parts.pool, closed_in_the_end(parts.sampler):
+        # Read once nobody else is at it: a process that was killed may have written until then. It is seen
+        # by one process, so that all go on from the same.
+        record, start, completed, note = ranks.first(lambda: _left_behind(path, config))
         if record is not None and record.status in ("finished", "pruned"):
             return record
-        found = newest_checkpoint(path.parent)
-        start, completed, note = (found.path, found.completed, found.note) if found else (None, None, None)
-        del found  # with all its weights, which the trainer reads again
         if record is None:
             record = RunRecord(
                 arm=place.arm,
@@ -178,9 +207,20 @@ def execute_run(
             run_id = record.mlflow_run_id or find_run(
                 place.store, place.experiment, place.run_name(config.seed), place.parent_id
             )
-        forget_after(path.parent, completed)
-        if note is not None:
-            warn(f"{place.run_name(config.seed)}: {note}")
-            record = record.model_copy(update={"notes": (*record.notes, note)})
-            put_aside(path.parent)
-        return Runner(config, place, parts, record, report).run(run_id, start)
+        if ranks.writes:
+            forget_after(path.parent, completed)
+            if note is not None:
+                warn(f"{place.run_name(config.seed)}: {note}")
+                record = record.model_copy(update={"notes": (*record.notes, note)})
+                put_aside(path.parent)
+        runner = Runner(config, place, parts, record, report)
+        return runner.run(run_id, start) if ranks.writes else runner.help(start)
+
+
+def _left_behind(
+    path: Path, config: RunConfig
+) -> tuple[RunRecord | None, Path | None, int | None, str | None]:
+    """A run's record, the checkpoint to go on from, its iterations, and what is to be said of it."""
+    record = existing_record(path, config)
+    found = newest_checkpoint(path.parent)
+    return (record, found.path, found.completed, found.note) if found else (record, None, None, None)

@@ -27,8 +27,10 @@ from envrl.experiments.evaluation import PanelResult, play_panel
 from envrl.experiments.full_disk import full_disk
 from envrl.experiments.games import GameSets
 from envrl.experiments.plain import as_plain
-from envrl.experiments.resume import CHECKPOINT
+from envrl.experiments.resume import CHECKPOINT, without_processes
+from envrl.experiments.strategy import strategy_of
 from envrl.policy.model import Policy
+from envrl.policy.ranks import ALONE, Ranks
 from envrl.rollout.collector import Collector
 from envrl.rollout.datamodule import RolloutDataModule
 from envrl.rollout.source import Experience, RolloutSource, Sampler
@@ -63,6 +65,8 @@ _NOT_FOR_USERS = (
     r".*does not have many workers which may be a bottleneck",
     r".*`IterableDataset` has `__len__` defined",
     r".*`isinstance\(treespec, LeafSpec\)`",
+    # What is logged at the end of an epoch was joined by the module.
+    r".*when logging on epoch level in distributed setting",
 )
 """Beginnings of Lightning's warnings about things that are as they should be."""
 
@@ -111,6 +115,7 @@ class Parts:
     module: EnvRLModule
     source: RolloutSource
     sampler: Sampler
+    ranks: Ranks = ALONE
 
 
 class Runner:
@@ -155,12 +160,14 @@ class Runner:
             KeyboardInterrupt: It was stopped; record and checkpoint are there to go on from.
         """
         self._update()
+        ranks = self._parts.ranks
         tags = {
             "env": self._config.env.name,
             "algorithm": self._config.loss.algorithm,
             "arm": self._place.arm,
             "seed": str(self._config.seed),
             "panel": self._parts.games.panel.panel_hash,
+            **({"processes": str(ranks.world)} if ranks.world > 1 else {}),
             **self._place.tags,
         }
         place, name = self._place, self._place.run_name(self._config.seed)
@@ -191,10 +198,16 @@ class Runner:
         self._update(status=status, error=reason)
         return self._record
 
+    def help(self, checkpoint: Path | None) -> RunRecord:
+        """Does the work of a process that writes nothing, beside rank 0 in :meth:`run`."""
+        with _lightning_without_notes():
+            self._fit(checkpoint)
+        return self._record
+
     def _fit(self, checkpoint: Path | None) -> None:
-        config = self._config
+        config, ranks = self._config, self._parts.ranks
         datamodule = RolloutDataModule(
-            self._parts.source, config.batch, lambda: self._parts.module.updates_done, self._collected
+            self._parts.source, config.batch, lambda: self._parts.module.updates_done, self._collected, ranks
         )
         evaluation = EvaluationCallback(self._evaluate, config.evaluation.every)
         progress = ProgressCallback(self._progress, self._training_success, evaluation)
@@ -202,12 +215,15 @@ class Runner:
         trainer = L.Trainer(
             max_epochs=config.train.iterations,
             accelerator=config.train.accelerator,
-            devices=1,
+            devices=config.train.devices,
+            num_nodes=config.train.nodes,
+            strategy=strategy_of(ranks),
+            use_distributed_sampler=False,
             precision=config.train.precision,
-            accumulate_grad_batches=config.batch.micro_batches,
+            accumulate_grad_batches=config.batch.micro_batches // ranks.world,
             gradient_clip_val=config.optim.gradient_clip or None,
             reload_dataloaders_every_n_epochs=1,
-            logger=lightning_logger(self._place.store, self._run_id),
+            logger=lightning_logger(self._place.store, self._run_id) if ranks.writes else False,
             log_every_n_steps=1,
             callbacks=[evaluation, progress, RandomStateCallback(), saver],
             plugins=[CheckpointFiles()],
@@ -228,6 +244,8 @@ class Runner:
             raise KeyboardInterrupt from None
 
     def _collected(self, iteration: int, experience: Experience) -> None:
+        if not self._parts.ranks.writes:
+            return
         log_metrics(self._place.store, self._run_id, experience.metrics, iteration)
         success = experience.metrics["rollout/success_rate"]
         self._update(training_success=(*self._record.training_success[:iteration], success))
@@ -244,14 +262,20 @@ class Runner:
             temperature=config.sampling.eval_temperature,
             iteration=iteration,
             sampler=parts.sampler,
+            ranks=parts.ranks,
         )
+        parts.ranks.first(lambda: self._keep(result, iteration))
+        return result.evaluation.success_rate
+
+    def _keep(self, result: PanelResult, iteration: int) -> None:
+        """Asks what the policy knows, and writes down the evaluation."""
+        parts = self._parts
         known = {} if self._probe is None else self._probe.measure(parts.policy)
         log_metrics(self._place.store, self._run_id, result.metrics | known, iteration)
         earlier = [e for e in self._record.evaluations if e.iteration < iteration]
         self._update(evaluations=(*earlier, with_dynamics(result.evaluation, known)))
         self._log_transcripts(result, iteration)
         self._keep_episodes(result, iteration)
-        return result.evaluation.success_rate
 
     def _log_transcripts(self, result: PanelResult, iteration: int) -> None:
         sample = _spread(result.trajectories, self._config.train.transcripts)
@@ -278,13 +302,17 @@ class Runner:
             write_episodes(self._folder, iteration, told)
 
     def _progress(self, progress: Progress) -> None:
+        self._parts.ranks.first(lambda: self._tell(progress))
+
+    def _tell(self, progress: Progress) -> None:
         write_text_atomic(self._folder / "progress.json", json.dumps(asdict(progress)) + "\n")
         if self._report is not None:
             self._report(progress)
 
     def _log_beginnings(self) -> None:
         store, plain = self._place.store, as_plain(self._config)
-        log_config(store, self._run_id, plain)
+        # A parameter of a run can't change, but the number of processes may when it goes on (a tag).
+        log_config(store, self._run_id, without_processes(plain))
         log_environment(store, self._run_id)
         write_text_atomic(self._folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
         panel = self._folder / "panel.json"

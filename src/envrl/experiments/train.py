@@ -48,15 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name, root = str(parsed.pop("name")), Path(parsed.pop("root"))
         require_folder_name(name)
         config = run_config(parser, parsed)
-        from envrl.experiments.preflight import preflight
+        from envrl.experiments.processes import launched_rank
 
-        preflight(config)
+        helping = launched_rank() > 0
+        if not helping:
+            from envrl.experiments.preflight import preflight
+
+            preflight(config)
         from envrl.experiments.run import execute_run
         from envrl.experiments.runner import RunPlace
         from envrl.tracking.store import open_store
 
         console = Console()
         place = RunPlace(root / "studies" / name, name, ARM, open_store(root))
+        if helping:
+            execute_run(config, place)
+            return 0
         deliver_left(place.study_folder, console)
         known = existing_record(record_path(place.study_folder, ARM, config.seed), config)
         if known is not None and known.status == "finished":

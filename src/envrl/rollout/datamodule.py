@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from envrl.policy.batch import RolloutBatch
+from envrl.policy.ranks import ALONE, Ranks
 from envrl.rollout.settings import BatchSettings
 from envrl.rollout.source import Experience, RolloutSource
 
@@ -22,12 +24,12 @@ class RolloutDataset(IterableDataset[RolloutBatch]):
         self._length = length
 
     def __len__(self) -> int:
-        """Micro-batches of an iteration."""
+        """Micro-batches of an iteration that are this process's."""
         return self._length
 
     def __iter__(self) -> Iterator[RolloutBatch]:
-        """Collects an iteration, then gives its micro-batches."""
-        yield from self._datamodule.begin_iteration().batches
+        """Collects an iteration, then gives this process's share of its micro-batches."""
+        yield from self._datamodule.share(self._datamodule.begin_iteration().batches)
 
 
 class RolloutDataModule(L.LightningDataModule):
@@ -42,6 +44,7 @@ class RolloutDataModule(L.LightningDataModule):
         batch: Updates and micro-batches of an iteration.
         policy_version: Number of optimiser updates made so far.
         on_collected: Told what was collected, e.g. to log it.
+        ranks: Processes that the micro-batches of every update are shared out to; their number divides it.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class RolloutDataModule(L.LightningDataModule):
         batch: BatchSettings,
         policy_version: Callable[[], int],
         on_collected: Callable[[int, Experience], None],
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         self._source = source
         self._batch = batch
         self._policy_version = policy_version
         self._on_collected = on_collected
+        self._ranks = ranks
         self.episodes_played = 0
 
     def begin_iteration(self) -> Experience:
@@ -67,11 +72,16 @@ class RolloutDataModule(L.LightningDataModule):
         self._on_collected(iteration, experience)
         return experience
 
+    def share(self, batches: list[RolloutBatch]) -> list[RolloutBatch]:
+        """This process's share of an iteration's micro-batches: the same number of every update's."""
+        mine = batches[self._ranks.rank :: self._ranks.world]
+        return [replace(mine[0], first_of_iteration=True), *mine[1:]]
+
     def train_dataloader(self) -> DataLoader[RolloutBatch]:
         """Loader of one iteration."""
         assert self.trainer is not None
         return DataLoader(
-            RolloutDataset(self, self._batch.batches_in(self.trainer.current_epoch)),
+            RolloutDataset(self, self._batch.batches_in(self.trainer.current_epoch) // self._ranks.world),
             batch_size=None,
             num_workers=0,
             # An own generator: otherwise opening the loader would draw from torch's global one.

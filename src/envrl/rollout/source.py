@@ -12,6 +12,7 @@ from envrl.errors import ConfigFault
 from envrl.policy.batch import Outcome, RolloutBatch
 from envrl.policy.chat import ChatMarkup
 from envrl.policy.model import Policy
+from envrl.policy.ranks import ALONE, Ranks
 from envrl.policy.sampler import CachedSession
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.collate import make_batches
@@ -96,6 +97,7 @@ class RolloutSource:
         explore: Plays at random, where ``auxiliary.data`` asks for that.
         schedule: Names an iteration's games, where a published order is followed instead of a draw.
         sampler: Draws the tokens; by default in this process (:func:`session_factory`).
+        ranks: Processes that the games are divided among; every one of them gets all episodes.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class RolloutSource:
         explore: Explorer | None = None,
         schedule: GameSchedule | None = None,
         sampler: Sampler | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._policy = policy
         self._collector = collector
@@ -122,6 +125,7 @@ class RolloutSource:
         self._explore = explore
         self._schedule = schedule
         self._sampler = sampler or session_factory
+        self._ranks = ranks
 
     def collect(self, iteration: int, policy_version: int) -> Experience:
         """Plays an iteration's episodes and makes its micro-batches."""
@@ -188,7 +192,11 @@ class RolloutSource:
         return _pick(picker, self._games, min(count, len(self._games)))
 
     def _play_games(self, games: Sequence[Game], iteration: int, version: int) -> list[Group]:
-        """A group of episodes of each game."""
+        """A group of episodes of each game; a group is never divided."""
+        return self._ranks.divided(games, lambda mine: self._play_here(mine, iteration, version))
+
+    def _play_here(self, games: Sequence[Game], iteration: int, version: int) -> list[Group]:
+        """The groups that this process plays."""
         root, size = self._settings.seed, self._settings.rollout.episodes_per_game
         plans = [
             EpisodePlan(game, derive_seed(root, "iteration", iteration, game.game_id, "episode", number))
@@ -215,7 +223,8 @@ class RolloutSource:
             for g in groups
             for number in range(len(g.trajectories))
         ]
-        played = iter(self._explore(plans, version))
+        explore = self._explore
+        played = iter(self._ranks.divided(plans, lambda mine: explore(mine, version)))
         return [Group(g.game, tuple(next(played) for _ in g.trajectories)) for g in groups]
 
     def _questions(self, groups: Sequence[Group], wanted: Wanted, iteration: int) -> list[TokenRow]:

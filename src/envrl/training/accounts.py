@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import SupportsFloat
 
 from envrl.policy.batch import Phase
@@ -17,7 +17,7 @@ class Accounts:
     of those phases in which the metric was reported at all.
 
     Args:
-        micro_batches: Micro-batches of an update.
+        micro_batches: Micro-batches of an update, of this process's share of it where there are several.
     """
 
     def __init__(self, micro_batches: int) -> None:
@@ -28,6 +28,17 @@ class Accounts:
         self._loss = 0.0
         self.sums: dict[str, float] = {}
         self._keep()
+
+    @classmethod
+    def joined(cls, parts: Sequence[Accounts]) -> Accounts:
+        """The accounts of whole updates, from those of the shares that processes had in them."""
+        whole = cls(sum(part._micro_batches for part in parts))
+        for part in parts:
+            whole._batches += part._batches
+            for name, value in part.sums.items():
+                whole.sums[name] = whole.sums.get(name, 0.0) + value
+                whole._phases.setdefault(name, set()).update(part._phases[name])
+        return whole
 
     def begin(self, phase: Phase) -> bool:
         """Begins a micro-batch; whether it belongs to the iteration's first update of its phase."""

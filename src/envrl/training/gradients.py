@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from envrl.losses.terms import LossTerm, gradient_alignment
+from envrl.policy.ranks import Ranks
 
 
 class TermGradients:
@@ -48,6 +49,17 @@ class TermGradients:
             have = sums.get(name)
             sums[name] = dense if have is None else [a + b for a, b in zip(have, dense, strict=True)]
         self._sums = sums
+
+    def join(self, ranks: Ranks) -> None:
+        """Adds the gradients of all processes, each of its share of the micro-batches."""
+        if ranks.world == 1:
+            return
+        known = ranks.everyone(lambda: self.names)
+        # In the order of a single process's sums, as far as there is one.
+        for name in dict.fromkeys(name for names in known for name in names):
+            mine = self._sums.setdefault(name, [torch.zeros_like(p) for p in self._parameters])
+            for gradient in mine:
+                ranks.add_up(gradient)
 
     def norms(self) -> dict[str, float]:
         """Norm of every term's gradient; empty if nothing was added."""

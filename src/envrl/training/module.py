@@ -17,6 +17,7 @@ from envrl.losses.policy import clipped_surrogate, entropy_bonus, kl_k3, token_e
 from envrl.losses.terms import LossTerm, combine
 from envrl.policy.batch import Denominators, Phase, RolloutBatch, RowBatch
 from envrl.policy.model import Policy
+from envrl.policy.ranks import ALONE, Ranks
 from envrl.policy.states import RowStates
 from envrl.training.accounts import Accounts
 from envrl.training.critic import Critic
@@ -53,6 +54,7 @@ class EnvRLModule(L.LightningModule):
         objectives: Auxiliary objectives with their schedules; None takes those that ``loss`` names.
         diagnose_every: Iterations between measurements that cost extra passes (KL to the start, each
             term's gradient norm and cosine with the policy's gradient); 0 = never.
+        ranks: Processes that share an update's micro-batches; their gradients are added up.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class EnvRLModule(L.LightningModule):
         micro_batches: int,
         objectives: Sequence[WeightedObjective] | None = None,
         diagnose_every: int = 10,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -73,6 +76,7 @@ class EnvRLModule(L.LightningModule):
         self._loss = loss
         self._optim = optim
         self._micro_batches = micro_batches
+        self._ranks = ranks
         self._diagnose_every = diagnose_every
         weighted = objectives_of(loss) if objectives is None else tuple(objectives)
         schedules = {w.objective.name: w.schedule for w in weighted}
@@ -105,7 +109,8 @@ class EnvRLModule(L.LightningModule):
 
         Returns:
             The micro-batch's share of the update's loss, times the number of micro-batches, because
-            Lightning divides by it.
+            Lightning divides by it (by this process's share of it, and the mean of the processes'
+            gradients by the number of processes).
         """
         if batch_idx == 0:
             self._started = time.perf_counter()
@@ -117,8 +122,7 @@ class EnvRLModule(L.LightningModule):
             self._passes.begin_update()
         self._unseen = self._accounts.begin(batch.phase)
         self._tokens += sum(int(r.lengths.sum()) for r in (batch.policy, batch.questions) if r is not None)
-        if self._trainer is None or self.trainer.world_size > 1:
-            # Parts would need a forward pass outside of what exchanges gradients between devices.
+        if self._trainer is None:
             return self._loss_of(batch, report=True) * self._micro_batches
         return self._passes.forward(batch) * self._micro_batches
 
@@ -129,20 +133,22 @@ class EnvRLModule(L.LightningModule):
             PolicyFault: Not even a single row fits in memory.
         """
         super().backward(loss, *args, **kwargs)
-        if self.trainer.world_size == 1:
-            self._passes.backward()
+        # Gradients are exchanged once an update, so each process may take as many passes as it needs.
+        self._passes.backward()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Measures the norm of the update's gradient, before clipping, and judges the update.
+        """Joins the gradients of all processes, measures the update's before clipping, and judges the update.
 
         Raises:
             PolicyFault: Too many updates one after the other had to be left out.
         """
+        self._ranks.mean_gradients(self._trained())
         norms = [p.grad.detach().norm() for p in self._trained() if p.grad is not None]
         norm = float(torch.stack(norms).norm()) if norms else 0.0
         sound = self._accounts.finite and math.isfinite(norm)
         if self.trainer.strategy.reduce_boolean_decision(sound, all=True):
-            self._accounts.add({"grad_norm": norm})
+            # The same on every process, whose accounts are added up.
+            self._accounts.add({"grad_norm": norm / self._ranks.world})
             for terms in self._noted:
                 self._weights.note(terms)
             self._skipped.made()
@@ -167,6 +173,7 @@ class EnvRLModule(L.LightningModule):
         """Logs the iteration: means over its updates."""
         assert self.trainer is not None
         iteration = self.trainer.current_epoch
+        self._join_ranks()
         metrics = {f"train/{name}": value for name, value in self._accounts.means().items()}
         seconds = self._ended - self._started
         metrics |= self._weights.metrics(iteration)
@@ -185,6 +192,14 @@ class EnvRLModule(L.LightningModule):
         # after an iteration that nobody has logged.
         for logger in self.loggers:
             logger.log_metrics(metrics, step=iteration)
+
+    def _join_ranks(self) -> None:
+        """Makes what this process measured in an iteration what all of them measured."""
+        found = self._ranks.everyone(lambda: (self._accounts, self._weights.losses, self._tokens))
+        self._accounts = Accounts.joined([accounts for accounts, _, _ in found])
+        self._weights.join([losses for _, losses, _ in found])
+        self._tokens = sum(tokens for _, _, tokens in found)
+        self._gradients.join(self._ranks)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the policy's trained parameters, and over the critic's at its own learning rate."""
@@ -359,7 +374,7 @@ class EnvRLModule(L.LightningModule):
         return (first * 0).sum()
 
     def _begin_iteration(self) -> None:
-        self._accounts = Accounts(self._micro_batches)
+        self._accounts = Accounts(self._micro_batches // self._ranks.world)
         self._gradients = TermGradients(list(self._trained()))
         self._started = self._ended = 0.0
         self._tokens = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envrl.losses.balance import (
@@ -73,6 +73,16 @@ class AuxiliaryWeights:
         """
         for name, term in terms.items():
             self._losses[name] = self._losses.get(name, 0.0) + float(term.value.detach())
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """What was noted in this iteration, by objective."""
+        return dict(self._losses)
+
+    def join(self, parts: Sequence[Mapping[str, float]]) -> None:
+        """Makes the notes of all processes, each on its share of the rows, those of this one."""
+        names = dict.fromkeys(name for part in parts for name in part)
+        self._losses = {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
     def factor(self, name: str) -> float:
         """Factor of an objective in this iteration.

@@ -1,0 +1,223 @@
+"""Starts the processes of one run, or joins those that torchrun has started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from envrl.errors import ConfigFault, EnvrlError
+from envrl.experiments.config import RunConfig, TrainSettings
+from envrl.experiments.console import interrupt, one_line
+from envrl.experiments.workers import INTERRUPTED, die_with_parent, interrupts_ignored
+from envrl.policy.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from envrl.experiments.runner import RunPlace
+
+_HOST = "127.0.0.1"
+_JOIN_S = 600.0
+"""Time that processes have to start; on a busy machine importing torch alone takes a while."""
+_WAIT_S = 7 * 24 * 3600.0
+"""Time one may wait for another: an evaluation can take hours. Who dies is noticed by the connection."""
+_END_S = 10.0
+
+
+@dataclass(frozen=True)
+class _Address:
+    """Where a helping process finds the others."""
+
+    port: int
+    ranks: Ranks
+
+
+@contextmanager
+def processes(config: RunConfig, place: RunPlace) -> Iterator[Ranks]:
+    """All processes of a run, this one among them; they are gone when the context ends.
+
+    With ``train.devices`` above 1 this process is rank 0 and starts the others. Under torchrun it joins
+    those that are there.
+
+    Raises:
+        ConfigFault: torchrun has started another number of processes than the run is configured for, or
+            several machines are asked for without it.
+        EnvrlError: A process could not start, or one that this process started failed.
+    """
+    train = config.train
+    if dist.is_torchelastic_launched():
+        with _joined(train) as ranks:
+            yield ranks
+    elif train.nodes > 1:
+        raise ConfigFault(
+            f"train.nodes is {train.nodes}, but this is the only machine; start the run on each of them by "
+            f"{torchrun_line(train)}"
+        )
+    elif train.devices == 1:
+        yield ALONE
+    else:
+        with _started(config, place) as ranks:
+            yield ranks
+
+
+def launched_rank() -> int:
+    """Number of this process among those torchrun started; 0 without torchrun."""
+    return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
+
+
+def torchrun_line(train: TrainSettings) -> str:
+    """How torchrun is to be called for these settings."""
+    several = (
+        f"--nnodes {train.nodes} --rdzv-backend c10d --rdzv-endpoint HOST:PORT " if train.nodes > 1 else ""
+    )
+    return f"`torchrun {several}--nproc-per-node {train.devices} -m envrl.experiments.train …`"
+
+
+@contextmanager
+def _joined(train: TrainSettings) -> Iterator[Ranks]:
+    there, wanted = int(os.environ["WORLD_SIZE"]), train.devices * train.nodes
+    if there != wanted:
+        raise ConfigFault(
+            f"torchrun has started {there} processes, but train.devices={train.devices} times "
+            f"train.nodes={train.nodes} is {wanted}; change them, or start it by {torchrun_line(train)}"
+        )
+    if there == 1:
+        yield ALONE
+        return
+    ranks = Ranks(
+        int(os.environ["RANK"]), there, int(os.environ["LOCAL_RANK"]), int(os.environ["GROUP_RANK"])
+    )
+    dist.init_process_group(_backend(train), timeout=timedelta(seconds=_WAIT_S))
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _started(config: RunConfig, place: RunPlace) -> Iterator[Ranks]:
+    """This process as rank 0, the others as its children."""
+    world = config.train.devices
+    store = _store(0, world)
+    context = multiprocessing.get_context("spawn")
+    children: list[tuple[SpawnProcess, Connection]] = []
+    try:
+        with interrupts_ignored():
+            for rank in range(1, world):
+                mine, theirs = context.Pipe(duplex=False)
+                address = _Address(int(store.port), Ranks(rank, world, rank))
+                child = context.Process(target=_help, args=(config, place, address, theirs), daemon=True)
+                child.start()
+                theirs.close()
+                children.append((child, mine))
+        _meet(store, Ranks(0, world), config.train, children)
+        try:
+            yield Ranks(0, world)
+        finally:
+            dist.destroy_process_group()
+        for child, _ in children:
+            child.join(_END_S)
+    except EnvrlError as error:
+        fault = _fault(children)
+        if fault is not None and fault not in str(error):
+            raise EnvrlError(fault) from error
+        raise
+    finally:
+        for child, _ in children:
+            child.terminate()
+        for child, _ in children:
+            child.join(_END_S)
+            if child.is_alive():
+                child.kill()
+
+
+def _store(port: int, world: int) -> Any:
+    """Where the processes find each other; port 0 makes it, on a free one."""
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        _HOST,
+        port,
+        world,
+        is_master=port == 0,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=_JOIN_S),
+    )
+
+
+def _meet(
+    store: Any,
+    ranks: Ranks,
+    train: TrainSettings,
+    children: list[tuple[SpawnProcess, Connection]],
+) -> None:
+    """Waits for all processes, then opens the group.
+
+    Raises:
+        EnvrlError: One of them ended before.
+    """
+    store.set(f"here/{ranks.rank}", "")
+    deadline = time.monotonic() + _JOIN_S
+    for rank in range(ranks.world):
+        # Not the store's own way of waiting, which prints a warning of every second that it waits.
+        while not store.check([f"here/{rank}"]):
+            if any(not child.is_alive() for child, _ in children) or time.monotonic() > deadline:
+                raise EnvrlError(f"process {rank} of {ranks.world} did not start; its message stands above")
+            time.sleep(0.05)
+    dist.init_process_group(
+        _backend(train),
+        store=store,
+        rank=ranks.rank,
+        world_size=ranks.world,
+        timeout=timedelta(seconds=_WAIT_S),
+    )
+
+
+def _backend(train: TrainSettings) -> str:
+    """Gradients on GPUs travel over nccl, everything else over gloo."""
+    on_gpu = train.accelerator != "cpu" and torch.cuda.is_available()
+    return "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+
+
+def _fault(children: list[tuple[SpawnProcess, Connection]]) -> str | None:
+    """What a child failed of, if it was the first to fail."""
+    for _, connection in children:
+        try:
+            if connection.poll(_END_S / 2):
+                return str(connection.recv())
+        except EOFError:
+            continue
+    return None
+
+
+def _help(config: RunConfig, place: RunPlace, address: _Address, told: Connection) -> None:
+    """A helping process from beginning to end."""
+    die_with_parent()
+    signal.signal(signal.SIGTERM, interrupt)
+    from envrl.experiments.run import run_as
+
+    ranks = address.ranks
+    try:
+        store = _store(address.port, ranks.world)
+        _meet(store, ranks, config.train, [])
+        run_as(ranks, config, place)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+    except Exception as error:
+        name = "" if isinstance(error, EnvrlError) else f"{type(error).__name__}: "
+        told.send(f"process {ranks.rank} of {ranks.world} ended by this: {name}{one_line(error)}")
+        told.close()
+        sys.stderr.flush()
+        # At once: an exchange under way can't be ended in an orderly way, and closing its connection
+        # is what the others notice.
+        os._exit(1)
+    dist.destroy_process_group()
