@@ -8,6 +8,7 @@ The same command again skips finished runs and goes on with a killed one from it
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,9 @@ from envrl.errors import ConfigFault
 from envrl.experiments.console import DEFAULT_ROOT, GO_ON, guarded
 from envrl.experiments.plain import as_plain, assignments, merge, nested
 from envrl.experiments.study_file import StudySettings, load_study
+
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""Set in the environment of what torchrun has started."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(options: argparse.Namespace) -> int:
+    if TORCHRUN in os.environ:
+        raise ConfigFault(
+            "a study starts the processes of its runs itself; start it without torchrun, or each run by "
+            "`torchrun … -m envrl.experiments.train …` where it shall have several machines"
+        )
     settings = _chosen(load_study(options.study), options)
     from envrl.experiments.study import describe, plan_study, run_study
 

@@ -1,0 +1,209 @@
+"""One run in several processes: the same as in one, from the first episode to the last weight."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from envrl.analysis.records import RunRecord
+from envrl.errors import ConfigFault, EnvrlError
+from envrl.experiments.config import RunConfig, config_from
+from envrl.experiments.processes import processes
+from envrl.experiments.resume import CHECKPOINT
+from envrl.experiments.run import execute_run
+from envrl.experiments.runner import Runner, RunPlace
+from envrl.tracking.store import open_store
+from envrl.training.progress import Progress
+from envrl.types import Group
+from studies import call, tiny, write_study, write_yaml
+from support import checkpoint
+
+pytestmark = pytest.mark.usefixtures("own_places")
+
+EVERYTHING: dict[str, Any] = {
+    # An odd number of games, panel games and objectives: the shares differ.
+    "rollout": {"games": 3, "episodes_per_game": 2, "refill_rounds": 1},
+    "env": {"train_games": 8},
+    "batch": {"micro_batches": 2, "updates": 2},
+    "train": {"iterations": 2, "diagnose_every": 1},
+    "evaluation": {"games": 5, "every": 2, "dynamics": 4},
+    "loss": {
+        "sp": {"kind": "constant", "weight": 0.2},
+        "id": {"kind": "constant", "weight": 0.2},
+        "balance": {"kind": "uncertainty"},
+        "kl_coefficient": 0.01,
+    },
+}
+
+
+def configured(processes: int = 1, **changes: Any) -> RunConfig:
+    return config_from(tiny(checkpoint(), EVERYTHING), {"train.devices": processes}, changes)
+
+
+@dataclass
+class Done:
+    """What a run left."""
+
+    record: RunRecord
+    weights: dict[str, torch.Tensor]
+    metrics: dict[str, float]
+    episodes: list[tuple[Group, ...]] = field(default_factory=list)
+
+
+def place_in(folder: Path) -> RunPlace:
+    return RunPlace(folder / "studies", "e", "a", open_store(folder))
+
+
+def run(folder: Path, config: RunConfig, report: Callable[[Progress], None] | None = None) -> Done:
+    """Executes a run here; the episodes are those that rank 0 learnt from, by iteration."""
+    place, episodes = place_in(folder), []
+    with pytest.MonkeyPatch.context() as patch:
+        collected = Runner._collected
+
+        def watched(self: Runner, iteration: int, experience: Any) -> None:
+            episodes.append(experience.groups)
+            collected(self, iteration, experience)
+
+        patch.setattr(Runner, "_collected", watched)
+        record = execute_run(config, place, report)
+    state = torch.load(place.folder(0) / CHECKPOINT, weights_only=True)["state_dict"]
+    assert record.mlflow_run_id is not None
+    metrics = MlflowClient(place.store.uri).get_run(record.mlflow_run_id).data.metrics
+    return Done(record, state, metrics, episodes)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return run(tmp_path_factory.mktemp("alone"), configured())
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return run(tmp_path_factory.mktemp("two"), configured(2))
+
+
+def require_equal_weights(a: Done, b: Done) -> None:
+    assert a.weights.keys() == b.weights.keys()
+    for name, weight in a.weights.items():
+        torch.testing.assert_close(b.weights[name], weight, rtol=1e-4, atol=2e-6, msg=name)
+
+
+def written(groups: tuple[Group, ...]) -> list[Any]:
+    """Everything of some episodes but the log-probabilities, which depend on who else is in a batch."""
+    return [
+        (g.game.game_id, t.episode_seed, t.stop, [(s.generation.token_ids, s.action) for s in t.transitions])
+        for g in groups
+        for t in g.trajectories
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_play_and_learn_the_same_as_one(alone: Done, two: Done) -> None:
+    assert written(two.episodes[0]) == written(alone.episodes[0])
+    assert len({game for game, *_ in written(two.episodes[0])}) == 3
+    require_equal_weights(alone, two)
+    assert [e.outcomes for e in two.record.evaluations] == [e.outcomes for e in alone.record.evaluations]
+    assert two.record.training_success == alone.record.training_success
+
+
+@pytest.mark.slow
+def test_metrics_are_those_of_the_whole(alone: Done, two: Done) -> None:
+    def timeless(done: Done) -> dict[str, float]:
+        timed = ("seconds", "tokens_per_second")
+        return {
+            name: value
+            for name, value in done.metrics.items()
+            if not name.startswith("system/") and not name.endswith(timed)
+        }
+
+    assert {"train/grad_norm", "train/grad_cosine/sp", "train/weight_factor/id", "train/kl"} <= set(
+        alone.metrics
+    )
+    assert timeless(two) == pytest.approx(timeless(alone), rel=2e-3, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, alone: Done) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.iteration == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, configured(2), stop)
+    # Rank 0 was stopped before this iteration's checkpoint, so the run goes on from the one before.
+    resumed = run(tmp_path, configured(1))
+    require_equal_weights(alone, resumed)
+    assert resumed.record.status == "finished"
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    def kill(progress: Progress) -> None:
+        if progress.iteration == 1:
+            [child] = [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
+            child.kill()
+
+    with pytest.raises(EnvrlError, match="another process of this run has ended.*Run the same command again"):
+        run(tmp_path, configured(2), kill)
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_too(tmp_path: Path, alone: Done) -> None:
+    config = write_yaml(tmp_path / "run.yaml", tiny(checkpoint(), EVERYTHING))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "envrl.experiments.train", "--config", str(config), "--root", str(tmp_path)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert refused.returncode != 0
+    assert "torchrun has started 2 processes, but train.devices=1 times train.nodes=1 is 1" in refused.stderr
+    done = subprocess.run(
+        [*command, "--train.devices=2"], capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("iteration 2/2") == 1
+    state = torch.load(tmp_path / "studies/single/runs/run/seed_0" / CHECKPOINT, weights_only=True)[
+        "state_dict"
+    ]
+    require_equal_weights(alone, Done(alone.record, state, {}))
+
+
+@pytest.mark.slow
+def test_a_study_has_runs_of_several_processes(tmp_path: Path) -> None:
+    base = tiny(checkpoint(), {"train": {"devices": 2, "iterations": 1}, "batch": {"micro_batches": 2}})
+    study = write_study(tmp_path, checkpoint(), base=base, arms={"grpo": None})
+    done = call("ablate", "--study", study, "--root", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_study_is_not_started_by_torchrun(tmp_path: Path) -> None:
+    done = call(
+        "ablate",
+        *("--study", write_study(tmp_path, checkpoint()), "--root", tmp_path),
+        TORCHELASTIC_RUN_ID="x",
+        RANK="0",
+        WORLD_SIZE="2",
+    )
+    assert done.returncode == 2
+    assert "a study starts the processes of its runs itself; start it without torchrun" in done.stderr
+
+
+def test_torchrun_must_start_as_many_as_are_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setitem(os.environ, name, value)
+    with (
+        pytest.raises(ConfigFault, match="started 3 processes, but train.devices=2 times train.nodes=1 is 2"),
+        processes(configured(2), place_in(tmp_path)),
+    ):
+        pass
