@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -16,8 +17,9 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from envrl.analysis.records import RunRecord
-from envrl.errors import ConfigFault, EnvrlError
+from envrl.errors import ConfigFault, EnvrlError, PolicyFault
 from envrl.experiments.config import RunConfig, config_from
+from envrl.experiments.processes import _help as helping
 from envrl.experiments.processes import processes
 from envrl.experiments.resume import CHECKPOINT
 from envrl.experiments.run import execute_run
@@ -67,14 +69,14 @@ def place_in(folder: Path) -> RunPlace:
 def run(folder: Path, config: RunConfig, report: Callable[[Progress], None] | None = None) -> Done:
     """Executes a run here; the episodes are those that rank 0 learnt from, by iteration."""
     place, episodes = place_in(folder), []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as changed:
         collected = Runner._collected
 
         def watched(self: Runner, iteration: int, experience: Any) -> None:
             episodes.append(experience.groups)
             collected(self, iteration, experience)
 
-        patch.setattr(Runner, "_collected", watched)
+        changed.setattr(Runner, "_collected", watched)
         record = execute_run(config, place, report)
     state = torch.load(place.folder(0) / CHECKPOINT, weights_only=True)["state_dict"]
     assert record.mlflow_run_id is not None
@@ -135,13 +137,14 @@ def test_metrics_are_those_of_the_whole(alone: Done, two: Done) -> None:
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, alone: Done) -> None:
     def stop(progress: Progress) -> None:
-        if progress.iteration == 1:
+        if progress.iteration == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, configured(2), stop)
-    # Rank 0 was stopped before this iteration's checkpoint, so the run goes on from the one before.
+    # It was stopped before the second iteration's checkpoint, so it goes on from the first one's.
     resumed = run(tmp_path, configured(1))
+    assert len(resumed.episodes) == 1
     require_equal_weights(alone, resumed)
     assert resumed.record.status == "finished"
 
@@ -153,9 +156,33 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence(tmp_path: Path) -> Non
             [child] = [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
             child.kill()
 
-    with pytest.raises(EnvrlError, match="another process of this run has ended.*Run the same command again"):
+    with pytest.raises(EnvrlError, match=r"another process of this run has ended.*Run the same"):
         run(tmp_path, configured(2), kill)
     assert not torch.distributed.is_initialized()
+
+
+def _failing_helper(config: Any, place: Any, address: Any, told: Any) -> None:
+    """A helping process that can't load the policy."""
+    with patch("envrl.experiments.run.load_policy", side_effect=PolicyFault("no memory; use a smaller one")):
+        helping(config, place, address, told)
+
+
+@pytest.mark.slow
+def test_what_a_process_fails_of_is_what_the_run_fails_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("envrl.experiments.processes._help", _failing_helper)
+    with pytest.raises(EnvrlError, match="process 1 of 2 ended by this: no memory; use a smaller one"):
+        run(tmp_path, configured(2))
+
+
+@pytest.mark.slow
+def test_what_the_first_process_fails_of_is_told_by_itself(tmp_path: Path) -> None:
+    def fail(progress: Progress) -> None:
+        raise PolicyFault("the report failed")
+
+    with pytest.raises(PolicyFault, match="the report failed"):
+        run(tmp_path, configured(2), fail)
 
 
 @pytest.mark.slow
@@ -203,7 +230,7 @@ def test_torchrun_must_start_as_many_as_are_configured(
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setitem(os.environ, name, value)
     with (
-        pytest.raises(ConfigFault, match="started 3 processes, but train.devices=2 times train.nodes=1 is 2"),
+        pytest.raises(ConfigFault, match=r"started 3 processes, but train\.devices=2 times .* is 2"),
         processes(configured(2), place_in(tmp_path)),
     ):
         pass

@@ -22,7 +22,7 @@ from envrl.errors import ConfigFault, EnvrlError
 from envrl.experiments.config import RunConfig, TrainSettings
 from envrl.experiments.console import interrupt, one_line
 from envrl.experiments.workers import INTERRUPTED, die_with_parent, interrupts_ignored
-from envrl.policy.ranks import ALONE, Ranks
+from envrl.policy.ranks import ALONE, ProcessGone, Ranks
 
 if TYPE_CHECKING:
     from envrl.experiments.runner import RunPlace
@@ -33,6 +33,7 @@ _JOIN_S = 600.0
 _WAIT_S = 7 * 24 * 3600.0
 """Time one may wait for another: an evaluation can take hours. Who dies is noticed by the connection."""
 _END_S = 10.0
+_SAY_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,9 @@ def _started(config: RunConfig, place: RunPlace) -> Iterator[Ranks]:
             dist.destroy_process_group()
         for child, _ in children:
             child.join(_END_S)
-    except EnvrlError as error:
-        fault = _fault(children)
-        if fault is not None and fault not in str(error):
+    except (ProcessGone, RuntimeError) as error:
+        # Lightning's own exchanges break with a RuntimeError when a process dies.
+        if (fault := _fault(children)) is not None:
             raise EnvrlError(fault) from error
         raise
     finally:
@@ -189,10 +190,10 @@ def _backend(train: TrainSettings) -> str:
 
 
 def _fault(children: list[tuple[SpawnProcess, Connection]]) -> str | None:
-    """What a child failed of, if it was the first to fail."""
+    """What a child failed of; None if none said anything."""
     for _, connection in children:
         try:
-            if connection.poll(_END_S / 2):
+            if connection.poll(_SAY_S):
                 return str(connection.recv())
         except EOFError:
             continue
@@ -212,6 +213,8 @@ def _help(config: RunConfig, place: RunPlace, address: _Address, told: Connectio
         run_as(ranks, config, place)
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
+    except ProcessGone:
+        os._exit(1)
     except Exception as error:
         name = "" if isinstance(error, EnvrlError) else f"{type(error).__name__}: "
         told.send(f"process {ranks.rank} of {ranks.world} ended by this: {name}{one_line(error)}")

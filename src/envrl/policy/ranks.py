@@ -21,6 +21,10 @@ _GONE = (
 )
 
 
+class ProcessGone(EnvrlError):
+    """The connection to another process of the run broke; the cause is that one's."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among those of a run; alone by default.
@@ -126,4 +130,4 @@ def _together(exchange: Callable[[], object]) -> None:
     try:
         exchange()
     except RuntimeError as error:
-        raise EnvrlError(_GONE) from error
+        raise ProcessGone(_GONE) from error
