@@ -346,6 +346,7 @@ ELSEWHERE = {
     "optim.max_skipped_updates": "test_the_limit_of_skipped_updates",
     "optim.eight_bit": "test_an_eight_bit_optimiser_or_a_refusal",
     "train.accelerator": "test_a_gpu_is_used_or_refused",
+    "rollout.pool": "test_the_pool_is_the_one_asked_for",
     "train.devices": "test_processes_fit_the_batch_and_the_machine",
     "train.nodes": "test_processes_fit_the_batch_and_the_machine",
     "train.strategy": "test_processes_fit_the_batch_and_the_machine",
@@ -561,6 +562,17 @@ def test_processes_fit_the_batch_and_the_machine(tmp_path: Path) -> None:
     place = RunPlace(tmp_path, "two", "run", Store(tmp_path, "none", None))
     with pytest.raises(ConfigFault, match="start the run on each of them by `torchrun --nnodes 2 "):
         execute_run(two, place)
+
+
+def test_the_pool_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does is in test_ray_pool.py."""
+    asked: list[Any] = []
+    monkeypatch.setattr(run, "RayPool", lambda *arguments: asked.append(arguments))
+    panel = game_sets(configured().env, configured().evaluation).panel
+    run.build_pool(configured(), panel, 5).close()
+    assert asked == []
+    run.build_pool(configured(**{"rollout.pool": "ray", "rollout.env_timeout_s": 7.0}), panel, 5)
+    assert [(size, timeout_s) for _, size, timeout_s in asked] == [(5, 7.0)]
 
 
 @pytest.fixture

@@ -10,17 +10,43 @@ from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from envrl.envs.base import TextEnv
 from envrl.envs.slots import SlotHost, SlotResult
 from envrl.errors import ConfigFault, EnvrlError
 from envrl.types import Game
 
-__all__ = ["EnvPool", "SlotResult"]
+__all__ = ["EnvPool", "Pool", "SlotResult"]
 
 Job = Callable[[], SlotResult]
 """A call of a slot's host with all its arguments."""
+
+
+class Pool(Protocol):
+    """A fixed number of slots for episodes, wherever their environments are."""
+
+    def __len__(self) -> int:
+        """Number of slots."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def reset(self, slot: int, game: Game, seed: int) -> SlotResult:
+        """Starts an episode in a slot, see :meth:`EnvPool.reset`."""
+        ...
+
+    def step(self, slots: Sequence[int], actions: Sequence[str]) -> list[SlotResult]:
+        """Carries out one action in each of the slots, see :meth:`EnvPool.step`."""
+        ...
+
+    def close(self) -> None:
+        """Closes all environments."""
+        ...
 
 
 class EnvPool:
@@ -43,6 +69,7 @@ class EnvPool:
             that have not answered. All slots of a call share it, and Python runs their code in turns, so
             it should be far above ``size`` times the usual duration of a step. ``None`` = wait for ever.
         max_abandoned: Number of hanging threads with which the pool still goes on.
+        first: Number that faults give the first slot.
 
     Raises:
         ConfigFault: A number is outside its range.
@@ -54,6 +81,7 @@ class EnvPool:
         size: int,
         timeout_s: float | None = None,
         max_abandoned: int = 8,
+        first: int = 0,
     ) -> None:
         if size < 1:
             raise ConfigFault(f"The pool's size is {size}: give a number of environments >= 1.")
@@ -66,7 +94,8 @@ class EnvPool:
         self._make_env = make_env
         self._timeout_s = timeout_s
         self._max_abandoned = max_abandoned
-        self._hosts = [SlotHost(make_env, slot) for slot in range(size)]
+        self._first = first
+        self._hosts = [SlotHost(make_env, first + slot) for slot in range(size)]
         self._workers: dict[int, _Worker] = {}
         self._abandoned: list[_Worker] = []
         self._closed = False
@@ -169,7 +198,7 @@ class EnvPool:
         host, worker = self._hosts[slot], self._workers.pop(slot)
         worker.retire(host)
         self._abandoned.append(worker)
-        self._hosts[slot] = SlotHost(self._make_env, slot)
+        self._hosts[slot] = SlotHost(self._make_env, self._first + slot)
         return host.fault(f"gave no answer within {self._timeout_s} s")
 
 

@@ -13,7 +13,7 @@ import torch
 
 from envrl.analysis.records import Evaluation
 from envrl.envs.panels import Panel
-from envrl.envs.pool import EnvPool
+from envrl.envs.pool import Pool
 from envrl.experiments.config import RunConfig
 from envrl.policy.model import Policy
 from envrl.policy.sampler import evaluation_mode
@@ -48,7 +48,7 @@ class DynamicsProbe:
         policy: Whose markup the questions are written in.
     """
 
-    def __init__(self, config: RunConfig, panel: Panel, pool: EnvPool, policy: Policy) -> None:
+    def __init__(self, config: RunConfig, panel: Panel, pool: Pool, policy: Policy) -> None:
         rng = generator(0, "dynamics", panel.panel_hash)
         count = config.evaluation.dynamics
         # As many games as questions: two from one game are likely to be alike.

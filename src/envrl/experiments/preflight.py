@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from envrl.envs.ray_pool import require_ray
 from envrl.errors import ConfigFault, PolicyFault
 from envrl.experiments.config import RunConfig
 from envrl.experiments.games import GameSets, game_sets
@@ -24,6 +25,8 @@ def preflight(config: RunConfig) -> GameSets:
     model_source(policy.model)
     if config.train.accelerator == "gpu":
         _require_gpu(config.train.devices)
+    if config.rollout.pool == "ray":
+        require_ray()
     if config.optim.eight_bit:
         _require_eight_bit_optimiser()
     if policy.model not in EMBEDDED or policy.quantised:

@@ -10,7 +10,8 @@ import torch
 
 from envrl.analysis.records import RunRecord, record_path
 from envrl.envs.panels import Panel
-from envrl.envs.pool import EnvPool
+from envrl.envs.pool import EnvPool, Pool
+from envrl.envs.ray_pool import RayPool
 from envrl.errors import DataFault
 from envrl.experiments.config import RunConfig
 from envrl.experiments.credit import advantage_function
@@ -45,13 +46,14 @@ _PANEL_WAVE = 128
 """Most games of a panel that are played at once; more are played in several waves."""
 
 
-def build_pool(config: RunConfig, panel: Panel, slots: int = 1, ranks: Ranks = ALONE) -> EnvPool:
+def build_pool(config: RunConfig, panel: Panel, slots: int = 1, ranks: Ranks = ALONE) -> Pool:
     """Environments for at least ``slots`` episodes at once, and for a wave of this process's panel games."""
     slots = max(slots, min(_PANEL_WAVE, -(-len(panel.games) // ranks.world)))
-    return EnvPool(environment_factory(config.env), slots, config.rollout.env_timeout_s)
+    kind = RayPool if config.rollout.pool == "ray" else EnvPool
+    return kind(environment_factory(config.env), slots, config.rollout.env_timeout_s)
 
 
-def build_collector(config: RunConfig, policy: Policy, pool: EnvPool) -> Collector:
+def build_collector(config: RunConfig, policy: Policy, pool: Pool) -> Collector:
     """The loop over the environments of a pool."""
     settings = CollectorSettings(config.worded, config.sampling, config.rollout.layout)
     return Collector(pool, policy.chat, settings)

@@ -17,7 +17,7 @@ import yaml
 
 from envrl.analysis.episodes import episode_of, write_episodes
 from envrl.analysis.records import RunRecord, record_path, write_record, write_text_atomic
-from envrl.envs.pool import EnvPool
+from envrl.envs.pool import Pool
 from envrl.errors import DataFault
 from envrl.experiments.config import RunConfig
 from envrl.experiments.console import one_line
@@ -109,7 +109,7 @@ class Parts:
     """What a run is put together from."""
 
     policy: Policy
-    pool: EnvPool
+    pool: Pool
     collector: Collector
     games: GameSets
     module: EnvRLModule

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from envrl.envs.base import was_admissible
-from envrl.envs.pool import EnvPool
+from envrl.envs.pool import Pool
 from envrl.envs.slots import SlotResult
 from envrl.errors import PolicyFault
 from envrl.policy.chat import ChatMarkup
@@ -57,7 +57,7 @@ class Collector:
         settings: Prompts, sampling and layout.
     """
 
-    def __init__(self, pool: EnvPool, chat: ChatMarkup, settings: CollectorSettings) -> None:
+    def __init__(self, pool: Pool, chat: ChatMarkup, settings: CollectorSettings) -> None:
         self._pool = pool
         self._chat = chat
         self._settings = settings

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from envrl.envs.pool import EnvPool
+from envrl.envs.pool import Pool
 from envrl.envs.webshop.actions import SEARCH_PLACEHOLDER
 from envrl.prompts.render import task_of
 from envrl.rollout.collector import EpisodePlan
@@ -17,7 +17,7 @@ Explorer = Callable[[Sequence[EpisodePlan], int], list[Trajectory]]
 """(episodes, policy version) -> what random actions came to, in the order of the episodes."""
 
 
-def play_at_random(pool: EnvPool, plans: Sequence[EpisodePlan], policy_version: int) -> list[Trajectory]:
+def play_at_random(pool: Pool, plans: Sequence[EpisodePlan], policy_version: int) -> list[Trajectory]:
     """Plays every plan once by actions drawn uniformly from the admissible ones, without ``help``.
 
     A search has a few random words of the task.
@@ -37,7 +37,7 @@ def play_at_random(pool: EnvPool, plans: Sequence[EpisodePlan], policy_version: 
     return [done[n] for n in range(len(plans))]
 
 
-def _episode(pool: EnvPool, slot: int, plan: EpisodePlan, version: int) -> Trajectory:
+def _episode(pool: Pool, slot: int, plan: EpisodePlan, version: int) -> Trajectory:
     rng = generator(plan.seed, "random-play")
     result = pool.reset(slot, plan.game, plan.seed)
     task = "" if result.observation is None else task_of(result.observation.text)

@@ -38,6 +38,9 @@ class RolloutSettings:
     """The limit, in tokens of an answer; null is sampling.max_new_tokens."""
     env_timeout_s: float | None = None
     """Seconds after which a step of an environment counts as hung; None waits forever."""
+    pool: Literal["local", "ray"] = "local"
+    """Where environments are. local: in this process; ray: in actors spread over a Ray cluster
+    (devices.md)."""
 
     def __post_init__(self) -> None:
         for name in ("games", "episodes_per_game"):
