@@ -25,6 +25,7 @@ def require_ray() -> Any:
     try:
         import ray
         import ray.exceptions
+        import ray.util.scheduling_strategies
     except ModuleNotFoundError as error:
         raise ConfigFault(
             "rollout.pool is ray, but Ray is not installed; install this package's extra `ray`, or use "
@@ -140,13 +141,24 @@ class RayPool:
             raise ValueError(f"Slots {list(slots)}: give different numbers from 0 to {len(self) - 1}.")
 
     def _started(self, number: int) -> Any:
-        """An actor with its share of the slots, where the cluster has most room."""
+        """An actor with its share of the slots, on the machine whose turn it is among those that live."""
         first = number * self._share
         share = min(self._share, self._size - first)
         remote = self._ray.remote(EnvPool)
-        # No CPU is reserved: where machines have gone, actors must still find a place.
-        options = remote.options(num_cpus=0, scheduling_strategy="SPREAD")
+        # No CPU is reserved: where machines have gone, actors must still find a place. Ray itself puts
+        # actors that reserve nothing anywhere, all of them on one machine too.
+        homes = self._homes()
+        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            homes[number % len(homes)], soft=True
+        )
+        options = remote.options(num_cpus=0, scheduling_strategy=strategy)
         return options.remote(self._make_env, share, self._timeout_s, first=first)
+
+    def _homes(self) -> list[str]:
+        """Machines that live, each as often as it has CPUs, taking turns."""
+        alive = [node for node in self._ray.nodes() if node["Alive"]]
+        cpus = {node["NodeID"]: max(1, int(node["Resources"].get("CPU", 1))) for node in alive}
+        return [home for turn in range(max(cpus.values())) for home, count in cpus.items() if count > turn]
 
     def _answer(self, number: int, call: Any) -> Any:
         """What an actor answers; a text that says why, if it is lost."""
