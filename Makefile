@@ -49,9 +49,12 @@ lint: $(VENV)/.dev ## check style, formatting and the import rule
 types: $(VENV)/.dev ## check types
 	$(BIN)/mypy
 
-bench: $(VENV)/.reference $(filter $(GENERATED),$(GAMES)) ## measure both environments, ALFWorld beside TextWorld (GAMES="path ...")
+bench: $(VENV)/.bench $(filter $(GENERATED),$(GAMES)) ## measure engines and training beside their rivals (GAMES="path ...")
 	$(ONE_THREAD) $(BIN)/python benchmarks/alfworld_engine.py $(GAMES)
 	$(ONE_THREAD) $(BIN)/python benchmarks/webshop_env.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/training.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/iteration.py
+	$(BIN)/python benchmarks/collect.py
 
 notebooks: $(VENV)/.dev ## execute the notebooks
 	$(ONE_THREAD) $(BIN)/pytest -q -k notebook tests
@@ -94,6 +97,10 @@ $(VENV)/.dev: $(VENV)/.run
 
 $(VENV)/.fuzz: $(VENV)/.run
 	$(BIN)/python tools/install.py fuzz
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.reference
+	$(BIN)/python tools/install.py bench
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.run

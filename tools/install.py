@@ -4,6 +4,8 @@
     python tools/install.py reference  TextWorld as well, the oracle the native engine is tested against
     python tools/install.py dev        both, and the development tools
     python tools/install.py docs       what builds the documentation site
+    python tools/install.py fuzz       the fuzzer of `make fuzz`
+    python tools/install.py bench      what `make bench` compares training with
     python tools/install.py fuzz       the fuzzer
 
 Standard library only: it runs before anything is installed. Three things make it quick:
@@ -112,6 +114,11 @@ def install_fuzz() -> None:
     install(*optional_requirements("fuzz"))
 
 
+def install_bench() -> None:
+    """What training is compared with; needs the ``reference`` stage, whose engine is compared too."""
+    install(*optional_requirements("bench"))
+
+
 def main() -> None:
     """Installs the stage named on the command line and says how long it took."""
     stages = {
@@ -120,6 +127,7 @@ def main() -> None:
         "dev": install_dev,
         "docs": install_docs,
         "fuzz": install_fuzz,
+        "bench": install_bench,
     }
     parser = argparse.ArgumentParser(description="Install envrl into this Python's virtual environment.")
     parser.add_argument("stage", choices=stages, help="run first, then any other")
