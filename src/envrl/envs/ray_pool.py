@@ -145,13 +145,13 @@ class RayPool:
         first = number * self._share
         share = min(self._share, self._size - first)
         remote = self._ray.remote(EnvPool)
-        # No CPU is reserved: where machines have gone, actors must still find a place. Ray itself puts
-        # actors that reserve nothing anywhere, all of them on one machine too.
+        # Hardly anything is reserved: where machines have gone, actors must still find a place. Of actors
+        # that reserve nothing at all, Ray does not heed the wished-for machine.
         homes = self._homes()
         strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             homes[number % len(homes)], soft=True
         )
-        options = remote.options(num_cpus=0, scheduling_strategy=strategy)
+        options = remote.options(num_cpus=0.001, scheduling_strategy=strategy)
         return options.remote(self._make_env, share, self._timeout_s, first=first)
 
     def _homes(self) -> list[str]:
