@@ -6,7 +6,6 @@
     python tools/install.py docs       what builds the documentation site
     python tools/install.py fuzz       the fuzzer of `make fuzz`
     python tools/install.py bench      what `make bench` compares training with
-    python tools/install.py fuzz       the fuzzer
 
 Standard library only: it runs before anything is installed. Three things make it quick:
 
