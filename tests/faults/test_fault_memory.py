@@ -38,7 +38,10 @@ LOSSES = {
 
 
 def run_of(loss: str = "policy", micro_batches: int = 2, **changes: Any) -> SmallRun:
-    policy = PolicySettings(model=str(word_checkpoint(COLOURS)), lora=LoraSettings(enabled=False))
+    # Padded, so that a layer sees how many rows there are.
+    policy = PolicySettings(
+        model=str(word_checkpoint(COLOURS)), lora=LoraSettings(enabled=False), packed=False
+    )
     settings: dict[str, Any] = {
         "auxiliary": AuxiliaryRows(sp_rows="questions"),
         "batch": BatchSettings(micro_batches=micro_batches),
@@ -202,7 +205,7 @@ def test_a_failed_attempt_holds_no_memory_when_smaller_parts_are_tried(where: st
 
     numbers = torch.arange(12.0).reshape(4, 3)
     ones = torch.zeros(4, dtype=torch.long)
-    rows = RowBatch(numbers.long(), numbers.to(torch.uint8), numbers, numbers, ones, ones)
+    rows = RowBatch(numbers.long(), numbers.to(torch.uint8), numbers, numbers, ones, ones, ones + 3)
     batch = RolloutBatch(rows, None, Denominators(1.0, 0.0, 0.0, 0.0), 0, True)
     passes = FittingPasses(loss, lambda: iter([weight]), nullcontext)
     (passes.forward(batch) * 2).backward()

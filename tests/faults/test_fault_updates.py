@@ -16,7 +16,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from envrl.errors import ConfigFault, PolicyFault
 from envrl.losses.schedules import Schedule
+from envrl.policy.batch import RowBatch
 from envrl.policy.settings import LoraSettings, PolicySettings
+from envrl.policy.states import RowStates
 from envrl.rollout.settings import BatchSettings
 from envrl.training.settings import BalanceSettings, LossSettings, OptimSettings
 from small_runs import RunPlan, SmallRun, fit, small_run, weights
@@ -46,8 +48,13 @@ def run_of(updates: int = 3, most: int = 5, **changes: Any) -> SmallRun:
 def spoil_loss(run: SmallRun, due: Callable[[int], bool], value: float) -> None:
     """Makes hidden states of chosen forward passes (one a micro-batch) useless, from the beginning 0."""
     policy, calls = run.module.policy, iter(range(10_000))
-    original = policy.hidden_states
-    policy.hidden_states = lambda ids: original(ids) * (value if due(next(calls)) else 1.0)  # type: ignore[method-assign]
+    original = policy.states
+
+    def spoilt(rows: RowBatch) -> RowStates:
+        states = original(rows)
+        return replace(states, flat=states.flat * (value if due(next(calls)) else 1.0))
+
+    policy.states = spoilt  # type: ignore[method-assign]
 
 
 def spoil_gradient(run: SmallRun, due: Callable[[int], bool], value: float) -> None:

@@ -186,6 +186,7 @@ def look_at(seen: Seen, parts: runner.Parts) -> None:
     }
     seen.model |= {
         "dtype": next(policy.parameters()).dtype,
+        "attention": policy.causal.config._attn_implementation,
         "checkpointing": policy.causal.is_gradient_checkpointing,
         "sampled from a copy": policy.sampling_model() is not policy.causal,
         "environment threads": any(t.name.startswith("env-slot") for t in threading.enumerate()),

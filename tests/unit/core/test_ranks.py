@@ -103,7 +103,7 @@ def test_the_error_of_one_is_the_error_of_all(tmp_path: Path) -> None:
 def test_the_end_of_one_is_noticed(tmp_path: Path) -> None:
     first, second = in_processes(tmp_path, _one_dies)
     assert second is None
-    assert first.startswith("EnvrlError: another process of this run has ended")
+    assert first.startswith("ProcessGone: another process of this run has ended")
 
 
 def test_alone_everything_is_done_here() -> None:
