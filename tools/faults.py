@@ -1,6 +1,6 @@
 """Runs the tests of faults and counts what was survived: `make faults`.
 
-Each test below ``tests/faults`` that makes something go wrong carries
+Each test below ``tests`` that makes something go wrong carries
 ``@pytest.mark.fault("what goes wrong", "what is promised")``. It counts as one fault, survived if the test
 passes, unless it says more by ``record_property``: ``faults``, ``survived``, ``lost_runs``. With ``--write``
 no test is run and the table of all of them is written into ``docs/faults.md``.
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = "tests/faults"
+FOLDER = "tests"
 PAGE = ROOT / "docs" / "faults.md"
 COMMAND = "python tools/faults.py --write"
 
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str]) -> int:
         PAGE.write_text(document(list(faults_below(ROOT / FOLDER))), encoding="utf-8")
         print(f"wrote {PAGE.relative_to(ROOT)}")
         return 0
-    return run(["-q", str(ROOT / FOLDER), *arguments])
+    return run(["-q", str(ROOT / FOLDER), "-m", "fault", *arguments])
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def test_the_last_line_counts(tmp_path: Path) -> None:
 
 
 def test_the_page_is_current() -> None:
-    made = tool().document(list(tool().faults_below(ROOT / "tests" / "faults")))
+    made = tool().document(list(tool().faults_below(ROOT / "tests")))
     assert (ROOT / "docs" / "faults.md").read_text(encoding="utf-8") == made, (
         "run python tools/faults.py --write"
     )
