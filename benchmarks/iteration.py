@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ from envrl.rollout.source import Experience
 from iteration_spans import ROLLOUT, UPDATE, Spans, peak_flops
 
 DEFAULT_OUT = Path(__file__).parent / "results" / "iteration.json"
+_CHATTY = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 STUDIES = Path(__file__).parent.parent / "experiments"
 SP_ID = {"loss.sp.weight": 0.2, "loss.id.weight": 0.2}
 STEPS = {
@@ -98,6 +100,8 @@ def profile(case: Case, iterations: int) -> Profile:
     """Runs the case in this process."""
     config = configuration(case)
     torch.set_num_threads(1)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     parts = build(config)
     spans = Spans()
     began: list[float] = []

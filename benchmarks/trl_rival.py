@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from transformers import logging as hf_logging
 
 from envrl.experiments.config import RunConfig
@@ -182,6 +182,7 @@ def seconds_of_iterations(config: RunConfig, iterations: int) -> tuple[list[floa
                 task_type="CAUSAL_LM",
             ),
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     ends = clock.ends
     return [b - a for a, b in pairwise(ends)], loop.written / (iterations + 1)
