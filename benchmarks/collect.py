@@ -8,19 +8,22 @@ Ratios are named ``…_ratio``; above 1 means faster, or less, than what is comp
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+NAMES = {"training": "", "long_run": "", "iteration": "profile"}
+"""What the keys of a file begin with, where that is not the file's own name."""
 
 
 def numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
     """Every number below a value, under the names on the way to it; lists are measurements of one kind."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from numbers(f"{name}_{key}".replace(" ", "_").strip("_"), inner)
+            yield from numbers(re.sub(r"\W+", "_", f"{name}_{key}").strip("_"), inner)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield name, float(value)
 
@@ -30,7 +33,7 @@ def collected(folder: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text())
-        found |= dict(numbers("" if path.stem in ("training", "long_run") else path.stem, content))
+        found |= dict(numbers(NAMES.get(path.stem, path.stem), content))
     return found
 
 

@@ -191,7 +191,7 @@ def table(profiles: Sequence[Profile], roof: float) -> str:
     row(f"utilisation (roof {roof / 1e9:.0f} GFLOP/s)", [f"{u * 1e9 / roof:.1%}" for u in used])
     row("tokens written", [f"{p.action_tokens:,.0f}" for p in profiles])
     row("update tokens a CPU s", [f"{update_rate(p):,.0f}" for p in profiles])
-    row("padding", [f"{1 - p.useful_tokens / p.update_tokens:.1%}" for p in profiles])
+    row("padding that is not computed", [f"{1 - p.useful_tokens / p.update_tokens:.1%}" for p in profiles])
     return "\n".join(lines)
 
 

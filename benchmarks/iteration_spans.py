@@ -41,6 +41,7 @@ _WRAPPED: tuple[tuple[str, Any, str], ...] = (
     ("merging LoRA", Policy, "sampling_model"),
     ("rows", RolloutSource, "collect"),
     ("forward", Policy, "hidden_states"),
+    ("forward", Policy, "states"),
     ("logits", Policy, "logits"),
     ("losses", EnvRLModule, "training_step"),
     ("backward", EnvRLModule, "backward"),
