@@ -40,6 +40,7 @@ from envrl.experiments.runner import Parts
 from envrl.policy.batch import RolloutBatch, RowBatch
 from envrl.policy.sampler import CachedSession
 from envrl.training.optimiser import adamw
+from envrl.types import Role
 from iteration import CASES, SP_ID, Case, configuration, profile
 
 DEFAULT_OUT = Path(__file__).parent / "results" / "training.json"
@@ -171,7 +172,7 @@ def padded_update(parts: Parts, batches: Sequence[RolloutBatch]) -> Callable[[],
         seen = (torch.arange(rows.token_ids.shape[1]) < rows.lengths[:, None]).long()
         logits = model(input_ids=rows.token_ids, attention_mask=seen, use_cache=False).logits[:, :-1]
         logprobs = logits.log_softmax(-1).gather(-1, rows.token_ids[:, 1:, None])[..., 0]
-        acted = rows.roles[:, 1:] == 1
+        acted = rows.roles[:, 1:] == Role.ACTION
         ratio = (logprobs - rows.sampled_logprobs[:, 1:]).exp()
         gain = torch.minimum(ratio, ratio.clamp(0.8, 1.2)) * rows.advantages[:, 1:]
         return -(gain * acted).sum() / acted.sum()
