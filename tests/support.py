@@ -178,9 +178,9 @@ class ScriptedSession:
     def keep(self, rows: Sequence[int]) -> None:
         self._rows = [self._rows[r] for r in rows]
 
-    def rewrite(self, prompts: Sequence[Sequence[int]]) -> None:
-        assert len(prompts) == len(self._rows)
-        self._rows = [list(prompt) for prompt in prompts]
+    def rewrite(self, prompts: Sequence[Sequence[int]], rows: Sequence[int] | None = None) -> None:
+        for row, prompt in zip(range(len(self._rows)) if rows is None else rows, prompts, strict=True):
+            self._rows[row] = list(prompt)
 
     def sample(
         self, generators: Sequence[np.random.Generator], temperature: float, max_new_tokens: int

@@ -90,6 +90,25 @@ class SamplerSessionContract:
         fresh.append([[8, 3], [5, 3]])
         assert [a.token_ids for a in fresh.sample(rngs, 1.0, 5)] == [a.token_ids for a in found[1]]
 
+    def test_rows_may_begin_anew_while_others_go_on(self, open_session: Open) -> None:
+        together, rngs = open_session(3), generators([1, 2, 3])
+        together.append(PROMPTS)
+        first = together.sample(rngs, 1.0, 5)
+        together.append([[8, 3], [], [5, 3]])
+        # It begins like what stood there, so that something of it is left.
+        anew = [*PROMPTS[1][:2], 70, 5, 3]
+        together.rewrite([anew], [1])
+        second = together.sample([rngs[0], *generators([4]), rngs[2]], 1.0, 5)
+        for row, turn in ((0, [8, 3]), (2, [5, 3])):
+            alone, rng = open_session(1), generators([1, 2, 3])[row]
+            alone.append([PROMPTS[row]])
+            assert alone.sample([rng], 1.0, 5)[0].token_ids == first[row].token_ids
+            alone.append([turn])
+            assert alone.sample([rng], 1.0, 5)[0].token_ids == second[row].token_ids
+        alone = open_session(1)
+        alone.append([anew])
+        assert alone.sample(generators([4]), 1.0, 5)[0].token_ids == second[1].token_ids
+
     def test_rows_that_begin_alike_go_their_own_ways(self, open_session: Open) -> None:
         together, seeds = open_session(4), [1, 2, 3, 4]
         prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0]]
@@ -130,6 +149,17 @@ class TestActiveAdapters(SamplerSessionContract):
         policy = policy_of(checkpoint(), merge_for_sampling=False, gradient_checkpointing=True)
         nudge(policy)
         policy.train()
+        model = policy.sampling_model()
+        return lambda rows: CachedSession(model, rows, policy.chat.end_id)
+
+
+class TestPadded(SamplerSessionContract):
+    """A model whose attention knows no flat sequence."""
+
+    @pytest.fixture
+    def open_session(self) -> Open:
+        policy = policy_of(checkpoint(), packed=False)
+        nudge(policy)
         model = policy.sampling_model()
         return lambda rows: CachedSession(model, rows, policy.chat.end_id)
 

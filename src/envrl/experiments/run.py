@@ -44,11 +44,11 @@ from envrl.training.module import EnvRLModule
 from envrl.training.progress import Progress
 
 _PANEL_WAVE = 128
-"""Most games of a panel that are played at once; more are played in several waves."""
+"""Most games of a panel that are played at once; the others begin as these end."""
 
 
 def build_pool(config: RunConfig, panel: Panel, slots: int = 1, ranks: Ranks = ALONE) -> Pool:
-    """Environments for at least ``slots`` episodes at once, and for a wave of this process's panel games."""
+    """Environments for at least ``slots`` episodes at once, and for this process's panel games."""
     slots = max(slots, min(_PANEL_WAVE, -(-len(panel.games) // ranks.world)))
     kind = RayPool if config.rollout.pool == "ray" else EnvPool
     return kind(environment_factory(config.env), slots, config.rollout.env_timeout_s)

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from envrl.policy.blocks import Blocks, lay_out
+
 _GROWTH = 128
 
 
@@ -20,7 +22,7 @@ class RaggedCache:
     """Keys and values of ``rows`` sequences, each ``lengths[row]`` tokens long.
 
     Use: :meth:`plan` the next block of tokens, run the model with this as ``past_key_values`` and the
-    returned positions and mask, then :meth:`commit`.
+    returned positions and mask, then :meth:`commit`. With :meth:`plan_blocks` the same without filler.
 
     Args:
         rows: Number of sequences.
@@ -31,9 +33,9 @@ class RaggedCache:
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
-        self._positions: Tensor = torch.zeros(0)
-        self._rows: Tensor = torch.arange(rows, device=device)
-        self._visible = 0
+        # Row and position of what is written next, in the form in which it comes from a layer.
+        self._places: tuple[Tensor, Tensor] = (self.lengths, self.lengths)
+        self._needed = self._visible = 0
 
     def plan(
         self, counts: Int[Tensor, " rows"], width: int
@@ -43,17 +45,29 @@ class RaggedCache:
         Row ``i`` has ``counts[i] <= width`` real tokens, the rest is filler on the right: filler
         writes behind the row's end, where the next block overwrites it and no query looks.
         """
-        offsets = torch.arange(width, device=self.lengths.device)
-        self._positions = self.lengths[:, None] + offsets[None, :]
-        self._visible = int((self.lengths + counts).max())
-        keys = torch.arange(self._visible, device=self.lengths.device)
-        mask = keys[None, None, None, :] <= self._positions[:, None, :, None]
-        self._reserve(int(self._positions.max()) + 1)
-        return self._positions, mask
+        device = self.lengths.device
+        positions = self.lengths[:, None] + torch.arange(width, device=device)
+        visible = int((self.lengths + counts).max())
+        keys = torch.arange(visible, device=device)
+        mask = keys[None, None, None, :] <= positions[:, None, :, None]
+        rows = torch.arange(len(self.lengths), device=device)
+        self._expect((rows[:, None], positions), visible)
+        return positions, mask
+
+    def plan_blocks(self, rows: Sequence[int], blocks: Sequence[Sequence[int]]) -> Blocks:
+        """Layout of the next tokens of some rows in one flat sequence; see :meth:`commit`."""
+        layout = lay_out(rows, blocks, self.lengths.tolist(), self.lengths.device)
+        self._expect((layout.rows, layout.positions), max(bucket.seen for bucket in layout.buckets))
+        return layout
 
     def commit(self, counts: Int[Tensor, " rows"]) -> None:
         """The planned block was run: every row grows by its number of real tokens."""
         self.lengths = self.lengths + counts
+
+    def _expect(self, places: tuple[Tensor, Tensor], visible: int) -> None:
+        self._places, self._visible = places, visible
+        self._needed = int(places[1].max()) + 1
+        self._reserve(self._needed)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
@@ -61,20 +75,22 @@ class RaggedCache:
         """Writes one layer's block at the planned positions; returns all that is visible to it.
 
         Args:
-            key_states: ``[rows, heads, width, head_dim]``.
-            value_states: ``[rows, heads, width, head_dim]``.
+            key_states: ``[rows, heads, width, head_dim]``, with 1 for ``rows`` if it is one flat sequence.
+            value_states: The same.
             layer_idx: Decoder layer.
+
+        Returns:
+            Keys and values, ``[rows, heads, visible, head_dim]``.
         """
         if layer_idx not in self._keys:
-            rows, heads, _w, head_dim = key_states.shape
-            capacity = self._capacity(int(self._positions.max()) + 1)
+            _rows, heads, _w, head_dim = key_states.shape
+            rows, capacity = len(self.lengths), self._capacity(self._needed)
             # [rows, position, heads, head_dim]: one index pair addresses a token's whole entry.
             self._keys[layer_idx] = key_states.new_zeros(rows, capacity, heads, head_dim)
             self._values[layer_idx] = value_states.new_zeros(rows, capacity, heads, value_states.shape[-1])
         keys, values = self._keys[layer_idx], self._values[layer_idx]
-        index = (self._rows[:, None], self._positions)
-        keys[index] = key_states.transpose(1, 2)
-        values[index] = value_states.transpose(1, 2)
+        keys[self._places] = key_states.transpose(1, 2)
+        values[self._places] = value_states.transpose(1, 2)
         return (
             keys[:, : self._visible].transpose(1, 2),
             values[:, : self._visible].transpose(1, 2),
@@ -84,10 +100,19 @@ class RaggedCache:
         """Drops every row that is not listed; the kept ones take the order of the list."""
         index = torch.as_tensor(list(rows), dtype=torch.long, device=self.lengths.device)
         self.lengths = self.lengths[index]
-        self._rows = torch.arange(len(rows), device=self.lengths.device)
         for store in (self._keys, self._values):
             for layer, tensor in store.items():
                 store[layer] = tensor[index]
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Makes rows equal to others, of which none is a target."""
+        device = self.lengths.device
+        origin, index = (torch.tensor(list(rows), device=device) for rows in (sources, targets))
+        used = int(self.lengths[origin].max())
+        self.lengths[index] = self.lengths[origin]
+        for store in (self._keys, self._values):
+            for tensor in store.values():
+                tensor[index, :used] = tensor[origin, :used]
 
     def cut(self, lengths: Int[Tensor, " rows"]) -> None:
         """Forgets what stands behind the first ``lengths`` tokens of each row."""
@@ -108,8 +133,12 @@ class RaggedCache:
         used = int(part.lengths.max())
         self._reserve(used)
         for store, grown in ((self._keys, part._keys), (self._values, part._values)):
-            for layer, tensor in store.items():
-                tensor[rows, :used] = grown[layer][:, :used]
+            for layer, tensor in grown.items():
+                if layer not in store:
+                    store[layer] = tensor.new_zeros(
+                        len(self.lengths), self._capacity(used), *tensor.shape[2:]
+                    )
+                store[layer][rows, :used] = tensor[:, :used]
 
     @staticmethod
     def _capacity(positions: int) -> int:

@@ -35,9 +35,10 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as hf_logging
 
 from envrl.errors import PolicyFault
+from envrl.policy.attention import PACKED
 from envrl.policy.batch import RowBatch
 from envrl.policy.chat import ChatMarkup
-from envrl.policy.packing import PACKED, pack
+from envrl.policy.packing import pack
 from envrl.policy.settings import TINY_CHECKPOINT, LoraSettings, PolicySettings, model_source
 from envrl.policy.states import RowStates
 
@@ -81,7 +82,8 @@ class Policy(nn.Module):
             self.model = base
         self._packs = settings.packed and _attends_to_all(base)
         if self._packs:
-            base.set_attn_implementation(PACKED)
+            for model in (base, *self._sampling_copy):
+                model.set_attn_implementation(PACKED)
         if settings.gradient_checkpointing:
             self.causal.gradient_checkpointing_enable({"use_reentrant": False})
             self.causal.enable_input_require_grads()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from envrl.errors import PolicyFault
+from envrl.policy.attention import PACKED
 from envrl.policy.cache import RaggedCache
 from envrl.policy.settings import SamplingSettings
 from envrl.types import Finish
@@ -50,8 +51,8 @@ class SamplerSession(Protocol):
         """Drops the rows that are not listed."""
         ...
 
-    def rewrite(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Replaces everything that stands in the rows; what stays as it was need not be computed again."""
+    def rewrite(self, prompts: Sequence[Sequence[int]], rows: Sequence[int] | None = None) -> None:
+        """Replaces everything that stands in some rows, or in all; what stays need not be computed again."""
         ...
 
 
@@ -75,6 +76,9 @@ class CachedSession:
         self._pending: list[list[int]] = [[] for _ in range(rows)]
         self._cached: list[list[int]] = [[] for _ in range(rows)]
         self._end_id = end_id
+        self._flat = model.config._attn_implementation == PACKED
+        # Four-dimensional masks are handed on as they are, so transformers makes none of its own.
+        self._anything = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self._device)
 
     def append(self, blocks: Sequence[Sequence[int]]) -> None:
         """Adds given tokens; they are run together with the next sampling."""
@@ -87,13 +91,16 @@ class CachedSession:
         self._pending = [self._pending[r] for r in rows]
         self._cached = [self._cached[r] for r in rows]
 
-    def rewrite(self, prompts: Sequence[Sequence[int]]) -> None:
+    def rewrite(self, prompts: Sequence[Sequence[int]], rows: Sequence[int] | None = None) -> None:
         """See :class:`SamplerSession`; keeps the cache of what a prompt and its row begin with alike."""
-        # A row needs a token to be run, so the last one of a prompt is computed in any case.
-        kept = [common_prefix(row, prompt[:-1]) for row, prompt in zip(self._cached, prompts, strict=True)]
-        self._cache.cut(torch.tensor(kept, device=self._device))
-        self._cached = [row[:n] for row, n in zip(self._cached, kept, strict=True)]
-        self._pending = [list(prompt[n:]) for prompt, n in zip(prompts, kept, strict=True)]
+        lengths = self._cache.lengths.tolist()
+        for row, prompt in zip(range(len(lengths)) if rows is None else rows, prompts, strict=True):
+            # A row needs a token to be run, so the last one of a prompt is computed in any case.
+            kept = common_prefix(self._cached[row], prompt[:-1])
+            self._cached[row] = self._cached[row][:kept]
+            self._pending[row] = list(prompt[kept:])
+            lengths[row] = min(lengths[row], kept)
+        self._cache.cut(torch.tensor(lengths, device=self._device))
 
     @torch.inference_mode()
     def sample(
@@ -162,16 +169,22 @@ class CachedSession:
 
         Rows that begin, and begin alike, as the episodes of a group do, are computed once.
         """
-        blocks = self._pending
-        self._cached = [have + block for have, block in zip(self._cached, blocks, strict=True)]
-        number: dict[tuple[int, ...], int] = {}
-        same = [number.setdefault(tuple(block), len(number)) for block in blocks]
-        if len(number) == len(blocks) or int(self._cache.lengths.max()) > 0:
-            return self._run(blocks)
-        self._cache = RaggedCache(len(number), self._device)
-        logits = self._run([list(block) for block in number])
-        self._cache.keep(same)
-        return logits[torch.tensor(same, device=self._device)]
+        if not all(self._pending):
+            raise ValueError("every row needs at least one token before it can be sampled")
+        first: dict[tuple[int, ...], int] = {}
+        served = [
+            row if have else first.setdefault(tuple(block), row)
+            for row, (have, block) in enumerate(zip(self._cached, self._pending, strict=True))
+        ]
+        rows = [row for row, by in enumerate(served) if row == by]
+        logits = self._run(rows, [self._pending[row] for row in rows])
+        self._cached = [have + block for have, block in zip(self._cached, self._pending, strict=True)]
+        if len(rows) == len(served):
+            return logits
+        copies = [row for row, by in enumerate(served) if row != by]
+        self._cache.copy([served[row] for row in copies], copies)
+        place = {row: number for number, row in enumerate(rows)}
+        return logits[torch.tensor([place[by] for by in served], device=self._device)]
 
     def _hand_over(self, tokens: Tensor, lengths: Tensor) -> None:
         # The last token a row wrote was never fed back, so it opens the row's next block.
@@ -182,11 +195,28 @@ class CachedSession:
             for r, (have, n) in enumerate(zip(self._cached, ends, strict=True))
         ]
 
-    def _run(self, blocks: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:
-        """Runs a block of given tokens on every row; logits after each row's last one."""
-        counts = torch.tensor([len(b) for b in blocks], device=self._device)
-        if int(counts.min()) < 1:
-            raise ValueError("every row needs at least one token before it can be sampled")
+    def _run(self, rows: Sequence[int], blocks: Sequence[Sequence[int]]) -> Float[Tensor, "some vocab"]:
+        """Runs blocks of given tokens on some rows; logits after the last token of each."""
+        counts = torch.zeros_like(self._cache.lengths)
+        counts[torch.tensor(rows, device=self._device)] = torch.tensor(
+            [len(block) for block in blocks], device=self._device
+        )
+        if self._flat:
+            layout = self._cache.plan_blocks(rows, blocks)
+            hidden = self._forward(layout.token_ids, layout.positions, self._anything, packed=layout)
+            if layout.layers > 0:
+                self._cache.commit(counts)
+                return self._head(hidden[0, layout.ends])  # type: ignore[no-any-return]
+            raise PolicyFault(
+                "the layers of policy.model can't attend to a flat sequence; set policy.packed=false"
+            )
+        if len(rows) < len(counts):
+            index = torch.tensor(rows, device=self._device)
+            whole, self._cache = self._cache, self._cache.part(index)
+            logits = self._run(range(len(rows)), blocks)
+            whole.put_back(index, self._cache)
+            self._cache = whole
+            return logits
         width = int(counts.max())
         ids = torch.full((len(blocks), width), self._end_id, dtype=torch.long)
         for row, block in enumerate(blocks):
@@ -194,8 +224,7 @@ class CachedSession:
         positions, mask = self._cache.plan(counts, width)
         hidden = self._forward(ids.to(self._device), positions, mask)
         self._cache.commit(counts)
-        last = hidden[torch.arange(len(blocks), device=self._device), counts - 1]
-        return self._head(last)  # type: ignore[no-any-return]
+        return self._head(hidden[torch.arange(len(blocks), device=self._device), counts - 1])  # type: ignore[no-any-return]
 
     def _advance(self, drawn: Int[Tensor, " rows"], live: Tensor) -> Float[Tensor, "rows vocab"]:
         """Feeds back one drawn token per live row; ended rows compute filler and don't grow."""
@@ -205,13 +234,14 @@ class CachedSession:
         self._cache.commit(counts)
         return self._head(hidden[:, 0])  # type: ignore[no-any-return]
 
-    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor, **options: Any) -> Tensor:
         output = self._decoder(
             input_ids=ids,
             position_ids=positions,
             attention_mask=mask,
             past_key_values=self._cache,
             use_cache=True,
+            **options,
         )
         return output.last_hidden_state  # type: ignore[no-any-return]
 

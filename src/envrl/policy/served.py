@@ -68,11 +68,10 @@ class ServedSession:
         """Drops the rows that are not listed."""
         self._rows = [self._rows[r] for r in rows]
 
-    def rewrite(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Replaces what stands in the rows; the server's prefix cache knows what it has seen before."""
-        if len(prompts) != len(self._rows):
-            raise ValueError(f"{len(prompts)} prompts for {len(self._rows)} rows")
-        self._rows = [list(prompt) for prompt in prompts]
+    def rewrite(self, prompts: Sequence[Sequence[int]], rows: Sequence[int] | None = None) -> None:
+        """Replaces what stands in rows; the server's prefix cache knows what it has seen before."""
+        for row, prompt in zip(range(len(self._rows)) if rows is None else rows, prompts, strict=True):
+            self._rows[row] = list(prompt)
 
     def sample(
         self, generators: Sequence[np.random.Generator], temperature: float, max_new_tokens: int

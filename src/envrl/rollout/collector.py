@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -38,6 +39,7 @@ class EpisodePlan:
 class _Live:
     """An episode being played."""
 
+    index: int
     slot: int
     plan: EpisodePlan
     rng: np.random.Generator
@@ -48,8 +50,9 @@ class _Live:
 class Collector:
     """Plays episodes in lockstep: every live episode writes one answer, then every environment steps.
 
-    Finished episodes leave the batch, so they cost nothing. An environment that raises or hangs ends
-    its own episode with :attr:`StopReason.ENV_FAULT` and a text of what happened.
+    An episode that ends makes room for one that waits; if none does, its row leaves the batch. An
+    environment that raises or hangs ends its own episode with :attr:`StopReason.ENV_FAULT` and a text of
+    what happened.
 
     Args:
         pool: Environments; its size bounds how many episodes are played at once.
@@ -79,57 +82,73 @@ class Collector:
             policy_version: Optimiser updates the sampling weights have seen.
         """
         done: dict[int, Trajectory] = {}
-        for start in range(0, len(plans), len(self._pool)):
-            wave = plans[start : start + len(self._pool)]
-            for index, trajectory in self._play(wave, open_session, temperature, policy_version).items():
-                done[start + index] = trajectory
-        return [done[i] for i in range(len(plans))]
-
-    def _play(
-        self,
-        plans: Sequence[EpisodePlan],
-        open_session: SessionFactory,
-        temperature: float,
-        policy_version: int,
-    ) -> dict[int, Trajectory]:
-        done: dict[int, Trajectory] = {}
-        live = self._begin(plans, done)
-        grows = self._settings.keeps_cache
+        waiting = deque(enumerate(plans))
+        begun = (self._begin(slot, waiting, done) for slot in range(min(len(self._pool), len(plans))))
+        live = [episode for episode in begun if episode is not None]
         session: SamplerSession | None = None
-        fresh = [episode.conversation.context.token_ids for episode in live]
         while live:
             if session is None:
                 session = open_session(len(live))
-                session.append(fresh)
-            elif grows:
-                session.append(fresh)
-            else:
-                session.rewrite(fresh)
+                session.append([episode.conversation.context.token_ids for episode in live])
             answers = session.sample(
                 [e.rng for e in live], temperature, self._settings.sampling.max_new_tokens
             )
             _refuse_impossible(answers)
             blocks = self._advance(live, answers, policy_version, done)
-            kept = [i for i, block in enumerate(blocks) if block is not None]
-            if 0 < len(kept) < len(live):
-                session.keep(kept)
-            live = [live[i] for i in kept]
-            fresh = [block for block in blocks if block is not None]
-        return done
+            live = self._go_on(session, live, blocks, waiting, done)
+        return [done[i] for i in range(len(plans))]
 
-    def _begin(self, plans: Sequence[EpisodePlan], done: dict[int, Trajectory]) -> list[_Live]:
-        live = []
-        for slot, plan in enumerate(plans):
+    def _go_on(
+        self,
+        session: SamplerSession,
+        live: Sequence[_Live],
+        blocks: Sequence[tuple[int, ...] | None],
+        waiting: deque[tuple[int, EpisodePlan]],
+        done: dict[int, Trajectory],
+    ) -> list[_Live]:
+        """Gives the session what comes next: answers of environments, and episodes in place of ended ones.
+
+        Returns:
+            The episodes of the session's rows.
+        """
+        kept: list[int] = []
+        going: list[_Live] = []
+        begun: list[int] = []
+        for row, (episode, block) in enumerate(zip(live, blocks, strict=True)):
+            following = episode if block is not None else self._begin(episode.slot, waiting, done)
+            if following is None:
+                continue
+            if following is not episode:
+                begun.append(len(going))
+            kept.append(row)
+            going.append(following)
+        if not going:
+            return going
+        if len(going) < len(live):
+            session.keep(kept)
+        if self._settings.keeps_cache:
+            session.append([blocks[row] or () for row in kept])
+            if begun:
+                session.rewrite([going[place].conversation.context.token_ids for place in begun], begun)
+        else:
+            session.rewrite([episode.conversation.context.token_ids for episode in going])
+        return going
+
+    def _begin(
+        self, slot: int, waiting: deque[tuple[int, EpisodePlan]], done: dict[int, Trajectory]
+    ) -> _Live | None:
+        """The next episode that can be played, in a slot that is free; None if there is no more."""
+        while waiting:
+            index, plan = waiting.popleft()
             result = self._pool.reset(slot, plan.game, plan.seed)
             if result.fault is not None or result.observation is None:
-                done[slot] = _trajectory(plan, (), StopReason.ENV_FAULT, result)
+                done[index] = _trajectory(plan, (), StopReason.ENV_FAULT, result)
                 continue
             conversation = Conversation(self._chat, self._settings, result.observation)
-            if not conversation.fits:
-                done[slot] = _trajectory(plan, (), StopReason.TOKEN_LIMIT, result)
-                continue
-            live.append(_Live(slot, plan, generator(plan.seed, "sampler"), conversation))
-        return live
+            if conversation.fits:
+                return _Live(index, slot, plan, generator(plan.seed, "sampler"), conversation)
+            done[index] = _trajectory(plan, (), StopReason.TOKEN_LIMIT, result)
+        return None
 
     def _advance(
         self,
@@ -172,7 +191,7 @@ class Collector:
                 block = conversation.go_on(answer, action.action, result.step.observation)
                 stop = None if conversation.fits else StopReason.TOKEN_LIMIT
             if stop is not None:
-                done[episode.slot] = _trajectory(episode.plan, tuple(episode.transitions), stop, result)
+                done[episode.index] = _trajectory(episode.plan, tuple(episode.transitions), stop, result)
                 block = None
             blocks.append(block)
         return blocks

@@ -1,6 +1,7 @@
 """The loop between environment, prompt and sampler, with an environment and a policy that play scripts."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,18 +102,18 @@ def test_a_hanging_environment_ends_its_own_episode_only() -> None:
     assert "no answer within 0.3 s" in played[1].fault
 
 
-def test_more_episodes_than_environments_are_played_in_waves() -> None:
-    stage = Stage(2)
-    played = stage.play("won", "lost", "limit", "won", "lost")
-    assert [t.stop for t in played] == [
-        StopReason.WON,
-        StopReason.LOST,
-        StopReason.STEP_LIMIT,
-        StopReason.WON,
-        StopReason.LOST,
-    ]
-    assert stage.batch_sizes == [2, 1, 2, 2, 1, 1]
-    assert [t.episode_seed for t in played] == [10, 11, 12, 13, 14]
+@pytest.mark.parametrize("layout", ["transcript", "steps"])
+def test_an_episode_that_ends_makes_room_for_the_next(layout: str) -> None:
+    names = ("won", "lost", "broken", "limit", "won", "lost")
+    stage = Stage(2, layout)
+    played = stage.play(*names)
+    # Turns: 2, 1, none, 3, 2, 1; the game that can't begin takes nobody's place.
+    assert stage.batch_sizes == [2, 2, 2, 2, 1]
+    assert stage.sessions == [2]
+    assert [t.episode_seed for t in played] == [10, 11, 12, 13, 14, 15]
+    # All of them at once; what is told of a fault names the place.
+    at_once = Stage(6, layout).play(*names)
+    assert [replace(t, fault=None) for t in played] == [replace(t, fault=None) for t in at_once]
 
 
 def test_a_conversation_that_outgrows_the_context_is_truncated() -> None:

@@ -14,9 +14,9 @@ from envrl.types import Finish
 from support import checkpoint, nudge, policy_of
 
 
-@pytest.fixture(scope="module")
-def policy() -> Policy:
-    loaded = policy_of(checkpoint())
+@pytest.fixture(scope="module", params=[True, False], ids=["flat", "padded"])
+def policy(request: pytest.FixtureRequest) -> Policy:
+    loaded = policy_of(checkpoint(), packed=request.param)
     nudge(loaded)
     return loaded
 
@@ -83,6 +83,25 @@ def test_the_cache_grows_beyond_its_first_capacity(policy: Policy) -> None:
     for row, answer in zip(rows, answers, strict=True):
         true = whole_pass(policy, row)[-len(answer.token_ids) :]
         assert answer.logprobs == pytest.approx(true.tolist(), abs=1e-4)
+
+
+def test_given_tokens_are_computed_without_filler() -> None:
+    policy = policy_of(checkpoint())
+    session = open_session(policy, 4)
+    computed: list[int] = []
+    forward = (
+        policy.sampling_model()
+        .get_decoder()
+        .embed_tokens.register_forward_hook(lambda module, inputs, output: computed.append(inputs[0].numel()))
+    )
+    # Two rows begin alike; blocks of the second turn have 1, 3, 2 and 9 tokens, and one written before each.
+    session.append([[2, 60, 61, 3], [2, 3], [2, 60, 61, 3], [2, 7, 3]])
+    rngs = [np.random.default_rng(n) for n in range(4)]
+    session.sample(rngs, 1.0, 1)
+    session.append([[5], [6, 7, 8], [5, 6], list(range(10, 19))])
+    session.sample(rngs, 1.0, 1)
+    forward.remove()
+    assert computed == [4 + 2 + 3, 1 + 3 + 2 + 9 + 4]
 
 
 def test_greedy_takes_the_likeliest_token(policy: Policy) -> None:
