@@ -347,6 +347,7 @@ ELSEWHERE = {
     "optim.max_skipped_updates": "test_the_limit_of_skipped_updates",
     "optim.eight_bit": "test_an_eight_bit_optimiser_or_a_refusal",
     "train.accelerator": "test_a_gpu_is_used_or_refused",
+    "rollout.at_once": "test_fewer_episodes_at_once_need_fewer_places",
     "rollout.pool": "test_the_pool_is_the_one_asked_for",
     "train.devices": "test_processes_fit_the_batch_and_the_machine",
     "train.nodes": "test_processes_fit_the_batch_and_the_machine",
@@ -563,6 +564,17 @@ def test_processes_fit_the_batch_and_the_machine(tmp_path: Path) -> None:
     place = RunPlace(tmp_path, "two", "run", Store(tmp_path, "none", None))
     with pytest.raises(ConfigFault, match="start the run on each of them by `torchrun --nnodes 2 "):
         execute_run(two, place)
+
+
+def test_fewer_episodes_at_once_need_fewer_places() -> None:
+    panel = game_sets(configured().env, configured().evaluation).panel
+    sizes = []
+    for at_once in (None, 3):
+        with run.build_pool(configured(**{"rollout.at_once": at_once}), panel, 5) as pool:
+            sizes.append(len(pool))
+    assert sizes == [5, 3]
+    with pytest.raises(ConfigFault, match=r"rollout.at_once is 0; use at least 1, or null"):
+        configured(**{"rollout.at_once": 0})
 
 
 def test_the_pool_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

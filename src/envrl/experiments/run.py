@@ -43,13 +43,14 @@ from envrl.tracking.runs import find_run
 from envrl.training.module import EnvRLModule
 from envrl.training.progress import Progress
 
-_PANEL_WAVE = 128
+_PANEL_AT_ONCE = 128
 """Most games of a panel that are played at once; the others begin as these end."""
 
 
 def build_pool(config: RunConfig, panel: Panel, slots: int = 1, ranks: Ranks = ALONE) -> Pool:
-    """Environments for at least ``slots`` episodes at once, and for this process's panel games."""
-    slots = max(slots, min(_PANEL_WAVE, -(-len(panel.games) // ranks.world)))
+    """Environments for ``slots`` episodes and this process's panel games at once, as far as is wanted."""
+    slots = max(slots, min(_PANEL_AT_ONCE, -(-len(panel.games) // ranks.world)))
+    slots = min(slots, config.rollout.at_once or slots)
     kind = RayPool if config.rollout.pool == "ray" else EnvPool
     return kind(environment_factory(config.env), slots, config.rollout.env_timeout_s)
 

@@ -36,6 +36,9 @@ class RolloutSettings:
     """Subtracted from the score of a step whose answer reaches the limit, in proportion within the buffer."""
     overlong_limit: int | None = None
     """The limit, in tokens of an answer; null is sampling.max_new_tokens."""
+    at_once: int | None = None
+    """Most episodes played at the same time, which bounds the memory of the sampler's cache; one that ends
+    makes room for the next. null plays all episodes of an iteration at once, and 128 of a panel."""
     env_timeout_s: float | None = None
     """Seconds after which a step of an environment counts as hung; None waits forever."""
     pool: Literal["local", "ray"] = "local"
@@ -46,6 +49,10 @@ class RolloutSettings:
         for name in ("games", "episodes_per_game"):
             if getattr(self, name) < 1:
                 raise ConfigFault(f"rollout.{name} is {getattr(self, name)}; use at least 1")
+        if self.at_once is not None and self.at_once < 1:
+            raise ConfigFault(
+                f"rollout.at_once is {self.at_once}; use at least 1, or null to play all episodes at once"
+            )
         if self.overlong_buffer < 0:
             raise ConfigFault(
                 f"rollout.overlong_buffer is {self.overlong_buffer}; use 0 (off) or more tokens"
