@@ -147,14 +147,17 @@ def attend(
     for bucket, asked, seen, told in zip(
         packed.buckets, parts, packed.seen(key), packed.seen(value), strict=True
     ):
+        # On a GPU no fast kernel takes both a mask and fewer key heads than query heads.
+        grouped = repeats > 1 and (bucket.mask is None or query.device.type == "cpu")
         out = scaled_dot_product_attention(
             by_head(asked, bucket.rows, size),
-            _repeated(seen, repeats),
-            _repeated(told, repeats),
+            _repeated(seen, 1 if grouped else repeats),
+            _repeated(told, 1 if grouped else repeats),
             bucket.mask,
             dropout_p=dropout,
             scale=scaling,
             is_causal=bucket.mask is None,
+            enable_gqa=grouped,
         )
         results.append(out.transpose(1, 2).reshape(bucket.rows * bucket.asked, -1))
     together = torch.cat(results).index_select(0, packed.answers)
