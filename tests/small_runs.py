@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from envrl.envs.base import TextEnv
 from envrl.envs.pool import EnvPool
 from envrl.experiments.credit import advantage_function
+from envrl.experiments.idle_rows import leaves_out_idle_rows
 from envrl.losses.dynamics import shuffled_pairing
 from envrl.policy.model import load_policy
 from envrl.policy.settings import PolicySettings, SamplingSettings
@@ -93,6 +94,7 @@ def small_run(plan: RunPlan) -> SmallRun:
         pairing=shuffled_pairing,
         wanted=lambda iteration: wanted(plan, module, iteration),
         explore=partial(play_at_random, pool),
+        skip_idle=leaves_out_idle_rows(plan.loss, plan.auxiliary, plan.batch),
     )
     collected: list[Experience] = []
     datamodule = RolloutDataModule(

@@ -207,6 +207,8 @@ BASE: dict[str, Any] = {
 STEPS = {"rollout.layout": "steps", "auxiliary.sp_rows": "questions"}
 FAR = {"batch.epochs": 3, "optim.lr": 0.1}
 """Updates that leave the sampling policy far enough behind for the bounds of the ratio to matter."""
+ALONE = {"loss.entropy_coefficient": 0.0, "loss.sp.weight": 0.0}
+"""No term beside the policy's reads its rows."""
 GIGPO = {"loss.algorithm": "gigpo"}
 PPO = {"loss.algorithm": "ppo"}
 SWITCH = {"loss.sp.kind": "switch", "loss.id.kind": "switch"}
@@ -277,6 +279,7 @@ CASES: dict[str, Case] = {
     "batch.epochs": Case(2, ("weights",)),
     "batch.alternate": Case(1, ("weights",)),
     "batch.extra": Case("policy", ("weights",), {"batch.alternate": 1}),
+    "batch.skip_flat": Case(False, ("metrics",), ALONE),
     "loss.sp.kind": Case("constant", ("weights",)),
     "loss.sp.weight": Case(0.0, ("weights",)),
     "loss.sp.length": Case(1, ("weights",)),

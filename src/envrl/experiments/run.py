@@ -17,6 +17,7 @@ from envrl.errors import DataFault
 from envrl.experiments.config import RunConfig
 from envrl.experiments.credit import advantage_function
 from envrl.experiments.games import environment_factory, game_sets
+from envrl.experiments.idle_rows import leaves_out_idle_rows
 from envrl.experiments.plain import as_plain
 from envrl.experiments.processes import processes
 from envrl.experiments.resume import (
@@ -133,6 +134,7 @@ def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
         schedule=games.schedule,
         sampler=sampler,
         ranks=ranks,
+        skip_idle=leaves_out_idle_rows(config.loss, config.auxiliary, config.batch),
     )
     return Parts(policy, pool, collector, games, module, source, sampler, ranks)
 

@@ -69,6 +69,7 @@ def clipped_surrogate(
     clip_high: float = 0.2,
     dual_clip: float | None = 3.0,
     denominator: Denominator,
+    measured: Denominator | None = None,
     weights: Float[Tensor, "target"] | None = None,
 ) -> LossTerm:
     """PPO's clipped surrogate, as a loss, with dual clipping of negative advantages.
@@ -87,6 +88,9 @@ def clipped_surrogate(
         clip_high: Distance of the upper bound of the ratio from 1, >= 0.
         dual_clip: Largest ratio that counts where the advantage is negative, > 1; ``None`` = plain PPO.
         denominator: Number of sampled tokens in the whole update batch.
+        measured: How many of them are really given, in this or another micro-batch: tokens of advantage 0
+            add nothing to the loss and may be left out, and metrics are means over the others. ``None`` =
+            all.
         weights: Of the tokens' losses; ``None`` = 1 each.
 
     Returns:
@@ -122,7 +126,8 @@ def clipped_surrogate(
             "approx_kl_k1": -log_ratio,
             "logprob_gap": log_ratio.abs(),
         }
-        metrics = {name: scaled_sum(values, denominator) for name, values in per_token.items()}
+        given = denominator if measured is None else measured
+        metrics = {name: scaled_sum(values, given) for name, values in per_token.items()}
     return LossTerm(scaled_sum(weighted(loss, weights), denominator), metrics)
 
 

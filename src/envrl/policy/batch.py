@@ -79,8 +79,24 @@ class Denominators:
     """Policy rows that hold an action token."""
     turns: float = 0.0
     """Turns with a target for the critic."""
+    left_out: int = 0
+    """Policy rows that are in no micro-batch, because they add nothing to the policy's loss."""
+    idle_tokens: float = 0.0
+    """Action tokens, among those above, of these rows."""
+    idle_rows: float = 0.0
+    """Rows, among the policy rows above, that are left out."""
     others: Mapping[str, TargetCounts] = field(default_factory=dict)
     """Counts of all other objectives, by name."""
+
+    @property
+    def taken_tokens(self) -> float:
+        """Action tokens that are in the micro-batches."""
+        return self.action_tokens - self.idle_tokens
+
+    @property
+    def taken_rows(self) -> float:
+        """Policy rows with an action token that are in the micro-batches."""
+        return self.policy_rows - self.idle_rows
 
     def of(self, objective: str) -> TargetCounts:
         """Counts of an objective; zeros if it has no targets in this update."""

@@ -82,18 +82,30 @@ def _turn_batch(rows: Sequence[TokenRow]) -> TurnBatch | None:
     )
 
 
-def denominators(policy: Sequence[TokenRow], questions: Sequence[TokenRow]) -> Denominators:
-    """Target counts of one update (see :class:`Denominators`); a row's first token is never a target."""
-    everything = [*policy, *questions]
+def denominators(
+    policy: Sequence[TokenRow], questions: Sequence[TokenRow], idle: Sequence[TokenRow] = ()
+) -> Denominators:
+    """Target counts of one update (see :class:`Denominators`); a row's first token is never a target.
+
+    Args:
+        policy: Policy rows in its micro-batches.
+        questions: Its other rows.
+        idle: Policy rows that are left out. They count in what the policy's loss is divided by, not among
+            what objectives measure, which have no weight on them.
+    """
+    acting, everything = [*policy, *idle], [*policy, *questions]
     id_rows = [r for r in questions if r.kind is RowKind.INVERSE_DYNAMICS]
     sp_rows = [r for r in everything if r.kind in (RowKind.POLICY, RowKind.STATE_PREDICTION)]
     return Denominators(
-        action_tokens=float(sum(r.count(Role.ACTION) for r in policy)),
+        action_tokens=float(sum(r.count(Role.ACTION) for r in acting)),
         sp_tokens=float(sum(r.count(Role.OBSERVATION) for r in sp_rows)),
         id_tokens=float(sum(r.count(Role.ACTION) for r in id_rows)),
         id_rows=float(len(id_rows)),
-        policy_rows=float(sum(r.count(Role.ACTION) > 0 for r in policy)),
+        policy_rows=float(sum(r.count(Role.ACTION) > 0 for r in acting)),
         turns=float(sum(len(r.returns) for r in policy)),
+        left_out=len(idle),
+        idle_tokens=float(sum(r.count(Role.ACTION) for r in idle)),
+        idle_rows=float(sum(r.count(Role.ACTION) > 0 for r in idle)),
     )
 
 
@@ -119,6 +131,7 @@ def make_batches(
     *,
     objectives: Sequence[RowObjective] = (),
     outcome: Outcome = _NOTHING,
+    skip_idle: bool = False,
 ) -> list[RolloutBatch]:
     """Micro-batches of all updates of an iteration, ``settings.batches_in(iteration)`` of them.
 
@@ -135,6 +148,8 @@ def make_batches(
         rng: Deals out trajectories.
         objectives: Objectives beside the paper's two, whose targets are to be counted.
         outcome: What the episodes came to.
+        skip_idle: Leave out policy rows that add nothing to the policy's loss. What its sums are divided by
+            stays as it is; what is measured is counted without them.
     """
     batches: list[RolloutBatch] = []
     trajectories = sorted({r.trajectory for r in [*policy, *questions]})
@@ -146,7 +161,9 @@ def make_batches(
         for update in range(settings.updates):
             mine = [r for r in policy if update_of[r.trajectory] == update]
             asked = [r for r in questions if update_of[r.trajectory] == update]
-            made = _update(mine, asked, settings, pad_id, iteration, objectives)
+            idle = [r for r in mine if skip_idle and r.idle]
+            taken = [r for r in mine if not (skip_idle and r.idle)]
+            made = _update(taken, idle, asked, settings, pad_id, iteration, objectives)
             done = len(batches)
             batches += [
                 replace(b, phase=ordinary, outcome=outcome, first_of_iteration=done == 0) for b in made
@@ -158,13 +175,14 @@ def make_batches(
 
 def _update(
     policy: Sequence[TokenRow],
+    idle: Sequence[TokenRow],
     questions: Sequence[TokenRow],
     settings: BatchSettings,
     pad_id: int,
     iteration: int,
     objectives: Sequence[RowObjective],
 ) -> list[RolloutBatch]:
-    """Micro-batches of one update, with the target counts of all of it."""
+    """Micro-batches of one update, with the target counts of all of it, those of idle rows included."""
     parts = [
         (row_batch(part, pad_id), row_batch(asked, pad_id))
         for part, asked in zip(
@@ -175,5 +193,5 @@ def _update(
     ]
     rows = [batch for part in parts for batch in part]
     others = {objective.name: target_counts(objective, rows) for objective in objectives}
-    counts = replace(denominators(policy, questions), others=others)
+    counts = replace(denominators(policy, questions, idle), others=others)
     return [RolloutBatch(part, asked, counts, iteration, first_of_iteration=False) for part, asked in parts]

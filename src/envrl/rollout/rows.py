@@ -74,6 +74,14 @@ class TokenRow:
         """Tokens of that role."""
         return self.roles.count(role)
 
+    @property
+    def idle(self) -> bool:
+        """Whether all of its action tokens have advantage 0, so that it adds nothing to the policy's loss."""
+        return not any(
+            advantage != 0 and Role.ACTION in self.roles[turn.start : turn.start + turn.length]
+            for turn, advantage in zip(self.turns, self.advantages, strict=bool(self.advantages))
+        )
+
 
 def is_sp_target(transition: Transition, last: bool, auxiliary: AuxiliaryRows) -> bool:
     """Whether the auxiliary objectives look at this transition."""

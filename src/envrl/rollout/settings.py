@@ -139,6 +139,10 @@ class BatchSettings:
     comes an extra update on the same rows (TAPO: 4)."""
     extra: Literal["auxiliary", "policy"] = "auxiliary"
     """Terms of that extra update; policy is the control with as many updates and no auxiliary objective."""
+    skip_flat: bool = True
+    """Leave rows whose advantages are all 0 (groups whose episodes did equally well) out of updates where no
+    term needs them: entropy and KL coefficient 0, no ppo, no weighted objective that reads policy rows. The
+    same gradient from fewer tokens. false computes and measures every row."""
 
     def __post_init__(self) -> None:
         for name in ("updates", "micro_batches", "epochs"):

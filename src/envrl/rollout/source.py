@@ -98,6 +98,8 @@ class RolloutSource:
         schedule: Names an iteration's games, where a published order is followed instead of a draw.
         sampler: Draws the tokens; by default in this process (:func:`session_factory`).
         ranks: Processes that the games are divided among; every one of them gets all episodes.
+        skip_idle: Leave rows that add nothing to the policy's loss out of updates, because no term needs
+            them.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class RolloutSource:
         schedule: GameSchedule | None = None,
         sampler: Sampler | None = None,
         ranks: Ranks = ALONE,
+        skip_idle: bool = False,
     ) -> None:
         self._policy = policy
         self._collector = collector
@@ -126,6 +129,7 @@ class RolloutSource:
         self._schedule = schedule
         self._sampler = sampler or session_factory
         self._ranks = ranks
+        self._skip_idle = skip_idle
 
     def collect(self, iteration: int, policy_version: int) -> Experience:
         """Plays an iteration's episodes and makes its micro-batches."""
@@ -148,9 +152,12 @@ class RolloutSource:
             generator(self._settings.seed, "iteration", iteration, "batches"),
             objectives=wanted.others,
             outcome=outcome,
+            skip_idle=self._skip_idle,
         )
         metrics = played.metrics | _row_metrics(rows) | credit_metrics
         metrics["rollout/imagined_rate"] = outcome.imagined
+        idle = sum(row.idle for row in rows) if self._skip_idle else 0
+        metrics["rollout/left_out_share"] = idle / max(1, len(rows))
         if rollout.mask_overlong:
             metrics["rollout/overlong_share"] = _overlong_share(groups)
         return Experience(batches, groups, metrics, played.episodes)

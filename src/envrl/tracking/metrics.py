@@ -128,7 +128,14 @@ _ROLLOUT = (
         "a page / turns",
         False,
     ),
-    MetricSpec("rollout/action_tokens", "tokens", "action tokens in the rows trained on", None),
+    MetricSpec(
+        "rollout/left_out_share",
+        "share",
+        "policy rows left out of updates because all their advantages are 0 / policy rows; 0 where a term "
+        "needs every row, or batch.skip_flat is false",
+        None,
+    ),
+    MetricSpec("rollout/action_tokens", "tokens", "action tokens in the policy rows, left out or not", None),
     MetricSpec("rollout/tokens_per_second", "tokens/s", "tokens sampled / seconds of collection", True),
     MetricSpec("rollout/seconds", "s", "wall time of collection", False),
 )
@@ -275,6 +282,12 @@ def metrics_document() -> str:
         "the updates of the first iteration, each a mean over the iteration's updates. `eval/` is the fixed",
         "panel, each game once; `dynamics/` questions about random play on its games, the same for every",
         "policy; `rollout/` the episodes collected for training, at sampling temperature.",
+        "",
+        "Where `rollout/left_out_share` is above 0, means over tokens of policy rows (`train/entropy`,",
+        "`train/clip_share`, `train/sp_ce` of weight 0, …) are over the rows that take part, while losses",
+        "of terms with a weight stay divided by all tokens. A mean over updates is over those that could",
+        "measure it; an iteration in which nothing takes part has no such metric. To compare such means with",
+        "those of a run that needs every row, set `batch.skip_flat: false`.",
         "",
         "A part in angle brackets stands for one word. MLflow adds `system/…` by itself.",
         "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -121,6 +122,7 @@ class EnvRLModule(L.LightningModule):
             self._gradients.begin_update()
             self._passes.begin_update()
         self._unseen = self._accounts.begin(batch.phase)
+        self._idle = batch.denominators.left_out > 0 and batch.phase is not Phase.AUXILIARY
         self._tokens += sum(int(r.lengths.sum()) for r in (batch.policy, batch.questions) if r is not None)
         if self._trainer is None:
             return self._loss_of(batch, report=True) * self._micro_batches
@@ -143,6 +145,11 @@ class EnvRLModule(L.LightningModule):
             PolicyFault: Too many updates one after the other had to be left out.
         """
         self._ranks.mean_gradients(self._trained())
+        if self._idle:
+            # Rows that were left out would have given 0, by which momentum and weight decay go on.
+            for parameter in self._trained():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         norms = [p.grad.detach().norm() for p in self._trained() if p.grad is not None]
         norm = float(torch.stack(norms).norm()) if norms else 0.0
         sound = self._accounts.finite and math.isfinite(norm)
@@ -314,7 +321,9 @@ class EnvRLModule(L.LightningModule):
         targets = rows.token_ids[:, 1:][acted]
         logits = self.policy.logits(states.before(acted))
         logprobs = token_logprobs(logits, targets)
-        shares = self._token_weights(acted, counts)
+        # Rows are left out only where entropy and KL have no weight: then these are measured on the others.
+        taken = replace(counts, action_tokens=counts.taken_tokens, policy_rows=counts.taken_rows)
+        shares, own_shares = self._token_weights(acted, counts), self._token_weights(acted, taken)
         terms = {
             "policy": clipped_surrogate(
                 logprobs,
@@ -324,18 +333,19 @@ class EnvRLModule(L.LightningModule):
                 clip_high=self._loss.clip_high,
                 dual_clip=self._loss.dual_clip,
                 denominator=counts.action_tokens,
+                measured=counts.taken_tokens,
                 weights=shares,
             )
         }
         with torch.set_grad_enabled(weights["entropy"] > 0):
             terms["entropy"] = entropy_bonus(
-                token_entropies(logits), denominator=counts.action_tokens, weights=shares
+                token_entropies(logits), denominator=taken.action_tokens, weights=own_shares
             )
         if self.critic is not None and rows.turns is not None:
             terms["value"] = self.critic.loss(states, rows.turns, counts.turns)
         if weights["kl"] > 0 or self._diagnosing(batch.iteration):
             with torch.set_grad_enabled(weights["kl"] > 0):
-                terms["kl"] = self._kl(rows, acted, targets, logprobs, counts.action_tokens, shares)
+                terms["kl"] = self._kl(rows, acted, targets, logprobs, taken.action_tokens, own_shares)
         return terms if batch.phase is Phase.POLICY else self._objective_terms(batch, rows, states, terms)
 
     def _objective_terms(
@@ -379,7 +389,7 @@ class EnvRLModule(L.LightningModule):
         self._started = self._ended = 0.0
         self._tokens = 0
         self._noted: list[dict[str, LossTerm]] = []
-        self._unseen = False
+        self._unseen = self._idle = False
         self._skipped.in_iteration = self._passes.splits = 0
 
     @property

@@ -70,6 +70,16 @@ def questions_of(objectives: Sequence[Objective]) -> bool:
     return any(type(objective).ask is not Objective.ask for objective in objectives)
 
 
+def may_read_policy_rows(objective: Objective) -> bool:
+    """Whether an objective may have targets in the policy's rows; state prediction's settings decide.
+
+    One with a ``mask`` of its own may read anything, inverse dynamics reads its questions.
+    """
+    if isinstance(objective, InverseDynamics):
+        return False
+    return objective.reads_policy_rows or type(objective).mask is not Objective.mask
+
+
 def _built(kind: type[Objective], use: str, options: Mapping[str, Any]) -> Objective:
     try:
         return kind(**options)
