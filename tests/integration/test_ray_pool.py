@@ -182,6 +182,16 @@ def test_without_ray_the_run_is_refused(monkeypatch: pytest.MonkeyPatch, own_pla
         RayPool(Moody, 1)
 
 
+def test_a_pool_without_slots_or_actors_is_refused_before_ray_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigFault, match="size is 0: give a number of environments >= 1"):
+        RayPool(Moody, 0)
+    with pytest.raises(ConfigFault, match="actors are 0: give a number >= 1"):
+        RayPool(Moody, 2, actors=0)
+
+
 @needs_ray
 def test_without_a_cluster_the_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray

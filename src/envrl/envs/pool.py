@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from envrl.envs.base import TextEnv
 from envrl.envs.slots import SlotHost, SlotResult
@@ -23,33 +24,55 @@ Job = Callable[[], SlotResult]
 """A call of a slot's host with all its arguments."""
 
 
-class Pool(Protocol):
-    """A fixed number of slots for episodes, wherever their environments are."""
+class Pool(ABC):
+    """A fixed number of slots for episodes, wherever their environments are; once closed it refuses.
+
+    Args:
+        size: Number of slots, >= 1.
+
+    Raises:
+        ConfigFault: The number is outside its range.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ConfigFault(f"The pool's size is {size}: give a number of environments >= 1.")
+        self._size = size
+        self._closed = False
 
     def __len__(self) -> int:
         """Number of slots."""
-        ...
+        return self._size
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
+    @abstractmethod
     def reset(self, slot: int, game: Game, seed: int) -> SlotResult:
         """Starts an episode in a slot, see :meth:`EnvPool.reset`."""
-        ...
 
+    @abstractmethod
     def step(self, slots: Sequence[int], actions: Sequence[str]) -> list[SlotResult]:
         """Carries out one action in each of the slots, see :meth:`EnvPool.step`."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
-        """Closes all environments."""
-        ...
+        """Closes all environments; safe to call twice."""
+
+    def _check(self, slots: Sequence[int]) -> None:
+        """Refuses after the end, and slots that are none or named twice."""
+        if self._closed:
+            raise EnvrlError("The pool of environments is closed: make a new one.")
+        if len(set(slots)) < len(slots) or not all(0 <= slot < len(self) for slot in slots):
+            raise ValueError(f"Slots {list(slots)}: give different numbers from 0 to {len(self) - 1}.")
 
 
-class EnvPool:
+class EnvPool(Pool):
     """A fixed number of slots, each with an environment of its own, built at the slot's first reset.
 
     Any ``Exception`` of an environment, an answer of a wrong type and, if ``timeout_s`` is set, a hang
@@ -83,8 +106,7 @@ class EnvPool:
         max_abandoned: int = 8,
         first: int = 0,
     ) -> None:
-        if size < 1:
-            raise ConfigFault(f"The pool's size is {size}: give a number of environments >= 1.")
+        super().__init__(size)
         if timeout_s is not None and not 0 < timeout_s < math.inf:
             raise ConfigFault(
                 f"The pool's timeout_s is {timeout_s}: give seconds > 0, or null for no time-out."
@@ -98,19 +120,6 @@ class EnvPool:
         self._hosts = [SlotHost(make_env, first + slot) for slot in range(size)]
         self._workers: dict[int, _Worker] = {}
         self._abandoned: list[_Worker] = []
-        self._closed = False
-
-    def __len__(self) -> int:
-        """Number of slots."""
-        return len(self._hosts)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def abandoned(self) -> int:
@@ -167,12 +176,6 @@ class EnvPool:
         for worker in self._workers.values():
             worker.join(deadline)
         self._workers.clear()
-
-    def _check(self, slots: Sequence[int]) -> None:
-        if self._closed:
-            raise EnvrlError("The pool of environments is closed: make a new one.")
-        if len(set(slots)) < len(slots) or not all(0 <= slot < len(self) for slot in slots):
-            raise ValueError(f"Slots {list(slots)}: give different numbers from 0 to {len(self) - 1}.")
 
     def _run(self, jobs: Sequence[tuple[int, Job]]) -> list[SlotResult]:
         """Runs the jobs here, or in the slots' threads until the common deadline."""

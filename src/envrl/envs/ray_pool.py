@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from envrl.envs.base import TextEnv
-from envrl.envs.pool import EnvPool
+from envrl.envs.pool import EnvPool, Pool
 from envrl.envs.slots import SlotResult
 from envrl.errors import ConfigFault, EnvFault, EnvrlError
 from envrl.types import Game
@@ -34,7 +33,7 @@ def require_ray() -> Any:
     return ray
 
 
-class RayPool:
+class RayPool(Pool):
     """As many slots as a local pool (:class:`envrl.envs.pool.EnvPool`), held by actors over a cluster.
 
     Each actor holds a local pool with its share of the slots, so faults and time-outs are what they are
@@ -60,30 +59,17 @@ class RayPool:
         timeout_s: float | None = None,
         actors: int | None = None,
     ) -> None:
-        if size < 1 or (actors is not None and actors < 1):
-            raise ConfigFault(f"The pool's size is {size}, its actors are {actors}: give numbers >= 1.")
+        super().__init__(size)
+        if actors is not None and actors < 1:
+            raise ConfigFault(f"The pool's actors are {actors}: give a number >= 1, or null for one a CPU.")
         self._ray = require_ray()
         self._joined = _join_cluster(self._ray)
         self._make_env = make_env
-        self._size = size
         self._timeout_s = timeout_s
         count = min(size, actors or max(1, int(self._ray.cluster_resources().get("CPU", 1))))
         self._share = -(-size // count)
         self._actors = [self._started(number) for number in range(-(-size // self._share))]
         self._lost: dict[int, str] = {}
-        self._closed = False
-
-    def __len__(self) -> int:
-        """Number of slots."""
-        return self._size
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def reset(self, slot: int, game: Game, seed: int) -> SlotResult:
         """See :meth:`envrl.envs.pool.EnvPool.reset`.
@@ -133,12 +119,6 @@ class RayPool:
                 self._ray.kill(actor)
             if self._joined:
                 self._ray.shutdown()
-
-    def _check(self, slots: Sequence[int]) -> None:
-        if self._closed:
-            raise EnvrlError("The pool of environments is closed: make a new one.")
-        if len(set(slots)) < len(slots) or not all(0 <= slot < len(self) for slot in slots):
-            raise ValueError(f"Slots {list(slots)}: give different numbers from 0 to {len(self) - 1}.")
 
     def _started(self, number: int) -> Any:
         """An actor with its share of the slots, on the machine whose turn it is among those that live."""
