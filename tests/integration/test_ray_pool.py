@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,11 @@ def test_an_actor_that_dies_ends_its_own_episodes_and_is_made_anew(cluster: Any)
 @pytest.mark.slow
 def test_a_machine_that_dies_ends_its_own_episodes(cluster: Any) -> None:
     homes: list[str] = []
+    # The machine is asked until it is gone, and no game may end before.
+    game = replace(GAME, max_steps=100_000)
     with RayPool(Moody, 2, actors=2) as pool:
         for slot in range(2):
-            begun = pool.reset(slot, GAME, slot).observation
+            begun = pool.reset(slot, game, slot).observation
             assert begun is not None
             homes.append(begun.text.split()[1])
         second = next(n for n in cluster.list_all_nodes() if not n.head)
@@ -157,7 +160,7 @@ def test_a_machine_that_dies_ends_its_own_episodes(cluster: Any) -> None:
             heard = texts(pool.step([0, 1], ["go", "go"]))
         assert f"Environment {lost} was lost with the Ray actor that held it" in heard[lost]
         assert heard[1 - lost] == "go"
-        assert pool.reset(lost, GAME, 0).fault is None
+        assert pool.reset(lost, game, 0).fault is None
         assert texts(pool.step([0, 1], ["go", "go"])) == ["go", "go"]
 
 
