@@ -39,7 +39,8 @@ from envrl.training.objectives.registry import load_objective
 from envrl.training.settings import ObjectiveSettings
 from envrl.types import Game
 from envrl.untrusted import parse_json, read_bytes, shown, unpack
-from fuzz.targets import TARGETS, torch_archive
+from fuzz.results import torch_archive
+from fuzz.targets import TARGETS
 from support import checkpoint
 from unit.alfworld_tiny import tiny_game
 from unit.webshop_data import raw_product, write_shop
