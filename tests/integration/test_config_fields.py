@@ -30,9 +30,11 @@ from envrl.experiments.preflight import preflight
 from envrl.experiments.run import execute_run
 from envrl.experiments.runner import RunPlace
 from envrl.policy.batch import Outcome
+from envrl.policy.model import Policy, load_policy
 from envrl.policy.sampler import SampledTokens
 from envrl.tracking.store import Store
 from envrl.training.accounts import Accounts
+from envrl.training.scores import target_scores
 from envrl.training.weights import StopRule
 from envrl.types import Game, Observation, StepResult
 from fake_server import FakeServer, serving
@@ -345,6 +347,7 @@ ELSEWHERE = {
     "env.backend": "test_the_backend_decides_who_plays",
     "env.games": "test_official_games_come_from_their_folder",
     "policy.model": "test_the_model_is_the_one_named",
+    "policy.score_chunk": "test_so_many_scores_are_computed_at_once",
     "policy.load_in_4bit": "test_quantised_weights_or_a_refusal",
     "policy.load_in_8bit": "test_quantised_weights_or_a_refusal",
     "optim.max_skipped_updates": "test_the_limit_of_skipped_updates",
@@ -539,6 +542,20 @@ def test_the_limit_of_skipped_updates(watch: Any, monkeypatch: pytest.MonkeyPatc
         watch(configured(**changes, **{"optim.max_skipped_updates": 1}))
     seen = watch(configured(**changes, **{"optim.max_skipped_updates": 2}))
     assert seen.metrics["train/skipped_updates", 0] == 2
+
+
+@pytest.mark.parametrize(("chunk", "parts"), [(2400, [5, 5, 2]), (1, [1] * 12), (134_217_728, [12])])
+def test_so_many_scores_are_computed_at_once(
+    chunk: int, parts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(configured(**{"policy.score_chunk": chunk}).embodied)
+    assert 400 < policy.vocabulary <= 480
+    sizes: list[int] = []
+    scores = Policy.logits
+    monkeypatch.setattr(Policy, "logits", lambda of, h: (sizes.append(len(h)), scores(of, h))[1])
+    hidden = torch.randn(12, policy.causal.config.hidden_size)
+    assert len(target_scores(policy, hidden, torch.arange(12)).logprobs) == 12
+    assert sizes == parts
 
 
 def test_a_gpu_is_used_or_refused() -> None:

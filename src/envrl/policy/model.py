@@ -152,6 +152,11 @@ class Policy(nn.Module):
         head = self.causal.get_output_embeddings()
         return cast(torch.Tensor, head(hidden))
 
+    @property
+    def vocabulary(self) -> int:
+        """Scores of one hidden state."""
+        return int(self.causal.config.get_text_config().vocab_size)
+
     @contextmanager
     def reference(self) -> Iterator[Policy]:
         """The policy as it was before training (adapters off), without gradients.

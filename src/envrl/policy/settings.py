@@ -68,6 +68,10 @@ class PolicySettings:
     packed: bool = True
     """Compute the rows of an update without padding, and what several rows begin with once for all of them
     (only where adapters have no dropout): the same loss from fewer tokens. false pads every row."""
+    score_chunk: int = 134_217_728
+    """Most scores (target tokens of an update, times words of the vocabulary) that are computed at once; more
+    are computed in parts, and again in the backward pass: the same loss from less memory. The default is
+    512 MiB in float32, 883 tokens of Qwen2.5."""
     merge_for_sampling: bool = True
     """Sample from a copy of the base with the adapters merged in (faster, one copy more in memory);
     false samples through the adapters. Quantised bases are never merged."""
@@ -77,6 +81,10 @@ class PolicySettings:
             raise ConfigFault("policy.load_in_4bit and policy.load_in_8bit are both set; choose one")
         if (self.load_in_4bit or self.load_in_8bit) and not self.lora.enabled:
             raise ConfigFault("a quantised base can't be trained itself; set policy.lora.enabled=true")
+        if self.score_chunk < 1:
+            raise ConfigFault(
+                f"policy.score_chunk is {self.score_chunk}; use a positive number, e.g. 134217728 (512 MiB)"
+            )
 
     @property
     def quantised(self) -> bool:

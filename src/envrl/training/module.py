@@ -14,7 +14,7 @@ from torch import Tensor
 
 from envrl.errors import DataFault, PolicyFault
 from envrl.losses.aggregation import token_weights
-from envrl.losses.policy import clipped_surrogate, entropy_bonus, kl_k3, token_entropies, token_logprobs
+from envrl.losses.policy import clipped_surrogate, entropy_bonus, kl_k3
 from envrl.losses.terms import LossTerm, combine
 from envrl.policy.batch import Denominators, Phase, RolloutBatch, RowBatch
 from envrl.policy.model import Policy
@@ -27,6 +27,7 @@ from envrl.training.memory import FittingPasses
 from envrl.training.objectives.evaluate import objective_terms
 from envrl.training.objectives.registry import WeightedObjective, objectives_of
 from envrl.training.optimiser import adamw, clip_each_group
+from envrl.training.scores import target_scores
 from envrl.training.settings import LossSettings, OptimSettings
 from envrl.training.skipping import SkippedUpdates
 from envrl.training.weights import AuxiliaryWeights
@@ -319,8 +320,10 @@ class EnvRLModule(L.LightningModule):
             return self._objective_terms(batch, rows, states, {"policy": LossTerm(self._zero(), {})})
         acted = rows.roles[:, 1:] == Role.ACTION
         targets = rows.token_ids[:, 1:][acted]
-        logits = self.policy.logits(states.before(acted))
-        logprobs = token_logprobs(logits, targets)
+        told = target_scores(
+            self.policy, states.before(acted), targets, entropy=True, entropy_gradient=weights["entropy"] > 0
+        )
+        logprobs = told.logprobs
         # Rows are left out only where entropy and KL have no weight: then these are measured on the others.
         taken = replace(counts, action_tokens=counts.taken_tokens, policy_rows=counts.taken_rows)
         shares, own_shares = self._token_weights(acted, counts), self._token_weights(acted, taken)
@@ -337,10 +340,7 @@ class EnvRLModule(L.LightningModule):
                 weights=shares,
             )
         }
-        with torch.set_grad_enabled(weights["entropy"] > 0):
-            terms["entropy"] = entropy_bonus(
-                token_entropies(logits), denominator=taken.action_tokens, weights=own_shares
-            )
+        terms["entropy"] = entropy_bonus(told.entropies, denominator=taken.action_tokens, weights=own_shares)
         if self.critic is not None and rows.turns is not None:
             terms["value"] = self.critic.loss(states, rows.turns, counts.turns)
         if weights["kl"] > 0 or self._diagnosing(batch.iteration):
@@ -376,8 +376,8 @@ class EnvRLModule(L.LightningModule):
     ) -> LossTerm:
         with self.policy.reference() as reference:
             known = reference.states(rows).before(acted)
-            reference_logprobs = token_logprobs(reference.logits(known), targets)
-        return kl_k3(logprobs, reference_logprobs, denominator=denominator, weights=weights)
+            told = target_scores(reference, known, targets)
+        return kl_k3(logprobs, told.logprobs, denominator=denominator, weights=weights)
 
     def _zero(self) -> Tensor:
         first = next(self._trained())

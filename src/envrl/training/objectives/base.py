@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from envrl.losses.policy import token_logprobs
 from envrl.losses.terms import LossTerm, scaled_sum
 from envrl.policy.batch import RowBatch, TargetCounts
 from envrl.policy.model import Policy
 from envrl.policy.states import RowStates
 from envrl.prompts.dynamics import DynamicsQuestion
 from envrl.prompts.settings import PromptSettings
+from envrl.training.scores import target_scores
 from envrl.types import Lived
 
 
@@ -102,11 +102,10 @@ def read_targets(
         name: Objective whose marks are the targets' weights.
     """
     targets = rows.token_ids[:, 1:][mask]
-    logits = policy.logits(states.before(mask))
-    logprobs = token_logprobs(logits, targets)
+    told = target_scores(policy, states.before(mask), targets, ranks=True)
     marked = rows.marks.get(name)
-    weights = torch.ones_like(logprobs) if marked is None else marked[:, 1:][mask].to(logprobs)
-    return Targets(logprobs, logits.argmax(-1) == targets, mask.nonzero()[:, 0], weights.detach())
+    weights = torch.ones_like(told.logprobs) if marked is None else marked[:, 1:][mask].to(told.logprobs)
+    return Targets(told.logprobs, told.argmax_correct, mask.nonzero()[:, 0], weights.detach())
 
 
 def token_metrics(name: str, targets: Targets, counts: TargetCounts) -> dict[str, Tensor]:
