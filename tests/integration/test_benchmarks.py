@@ -1,0 +1,226 @@
+"""The benchmarks at a very small size: what they write has its keys, and numbers that can be."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+STUDIES = ("quick.yaml", "webshop_quick.yaml")
+SMALL = """name: small
+extends: {study}
+base:
+  rollout.games: 2
+  rollout.episodes_per_game: 2
+  env.max_steps: 4
+  batch.micro_batches: 2
+"""
+RATE = re.compile(r"_(tokens_per_s|ratio|cost|ms_per_episode|mib)$")
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch, own_places: None) -> Iterator[None]:
+    """Scripts import each other by name; what they set for their process is put back."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.delenv("WEBSHOP_DATA", raising=False)
+    threads = torch.get_num_threads()
+    names = importlib.import_module("iteration")._CHATTY
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield
+    torch.set_num_threads(threads)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture
+def small_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The studies that the benchmarks run, with few and short episodes."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    for name in STUDIES:
+        (folder / name).write_text(SMALL.format(study=BENCHMARKS.parent / "experiments" / name))
+    for script in ("iteration", "long_run"):
+        monkeypatch.setattr(importlib.import_module(script), "STUDIES", folder)
+    return folder
+
+
+def script(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def written(path: Path) -> dict[str, float]:
+    content = json.loads(path.read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+def require_plausible(numbers: dict[str, float]) -> None:
+    """Flat keys of plain words, each with a positive number, ratios named so."""
+    assert numbers
+    for key, value in numbers.items():
+        assert re.fullmatch(r"\w+", key), key
+        assert isinstance(value, (int, float)) and 0 < value < 1e9, (key, value)  # noqa: PT018
+
+
+@pytest.mark.slow
+def test_where_an_iteration_goes(
+    small_studies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "iteration.json"
+    chosen = "alfworld transcript grpo"
+    assert script("iteration").main(["--iterations", "1", "--cases", chosen, "--out", str(out)]) == 0
+    content = json.loads(out.read_text())
+    assert content["roof_gflops"] > 0
+    assert list(content["cases"]) == [chosen, f"{chosen}+sp+id"]
+    for case in content["cases"].values():
+        assert all(seconds >= 0 for seconds in case["seconds"].values())
+        assert sum(case["seconds"].values()) + case["other_s"] == pytest.approx(case["total_s"])
+        assert min(case["gflops"][part] for part in ("prefill", "decode", "forward", "backward")) > 0
+        assert 0 < case["useful_tokens"] <= case["update_tokens"]
+        assert case["action_tokens"] > 0
+    shown = dict(re.findall(r"^\| (\*\*\w+\*\*|[\w: ,()]+) \| ([^|]+) \|", capsys.readouterr().out, re.M))
+    whole = ("**rollout**", "**update**", "other (Lightning)")
+    assert sum(float(shown[name].rstrip("% ")) for name in whole) == pytest.approx(100, abs=0.3)
+    parts = [float(v.rstrip("% ")) for n, v in shown.items() if n.startswith(("rollout: ", "update: "))]
+    assert len(parts) == 12
+    assert sum(parts) + float(shown[whole[2]].rstrip("% ")) == pytest.approx(100, abs=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "keys"),
+    [
+        ("sampler", ["sampler_tokens_per_s", "sampler_generate_tokens_per_s", "sampler_generate_ratio"]),
+        (
+            "update",
+            [
+                f"update_{name}_{what}"
+                for name in ("transcript", "steps", "webshop")
+                for what in ("tokens_per_s", "padded_tokens_per_s", "padded_ratio")
+            ],
+        ),
+        (
+            "auxiliary",
+            [
+                f"auxiliary_{name}_{what}_cost"
+                for name in ("transcript", "steps")
+                for what in ("update", "iteration")
+            ],
+        ),
+        ("memory", ["memory_update_mib", "memory_update_padded_mib", "memory_update_padded_ratio"]),
+    ],
+)
+def test_training_beside_others(part: str, keys: list[str], small_studies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "training.json"
+    out.write_text(json.dumps({"scaling_games_2_ms_per_episode": 5.0}))
+    assert script("training").main(["--only", part, "--repeats", "1", "--out", str(out)]) == 0
+    numbers = written(out)
+    assert numbers.pop("scaling_games_2_ms_per_episode") == 5.0, "another part's numbers are kept"
+    # Continuous batching is measured where it runs.
+    assert [key for key in numbers if "continuous" not in key] == keys
+    require_plausible(numbers)
+    assert all(RATE.search(key) for key in numbers)
+    for key in (key for key in keys if key.endswith("padded_ratio") and part == "update"):
+        base = key.removesuffix("_padded_ratio")
+        rates = numbers[f"{base}_tokens_per_s"], numbers[f"{base}_padded_tokens_per_s"]
+        assert numbers[key] == pytest.approx(rates[0] / rates[1])
+
+
+def test_without_trl_the_iteration_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(script("training").importlib.util, "find_spec", lambda name: None)
+    out = tmp_path / "training.json"
+    assert script("training").main(["--only", "iteration", "--repeats", "1", "--out", str(out)]) == 0
+    assert written(out) == {}
+    assert "trl is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_long_run_measures_its_slopes(small_studies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "long_run.json"
+    assert script("long_run").main(["--iterations", "8", "--out", str(out)]) == 0
+    content = json.loads(out.read_text())
+    memory, seconds = content.pop("memory_mib"), content.pop("seconds")
+    assert len(memory) == len(seconds) + 1 >= 8
+    assert min(*memory, *seconds) > 0
+    assert list(content) == [
+        "long_run_iterations",
+        "long_run_memory_mib",
+        "long_run_memory_mib_per_100_iterations",
+        "long_run_s_per_iteration",
+        "long_run_slowdown_per_100_iterations",
+    ]
+    assert content["long_run_iterations"] == 8
+    assert content["long_run_memory_mib"] == memory[-1]
+    assert min(seconds) <= content["long_run_s_per_iteration"] <= max(seconds)
+
+
+@pytest.mark.slow
+def test_loading_a_shop_is_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+    out = tmp_path / "webshop_load.json"
+    assert script("webshop_load").main(["--products", "60", "--out", str(out)]) == 0
+    content = json.loads(out.read_text())
+    assert content["products"] == 60
+    assert min(content["file_mib"].values()) > 0
+    found = {m["name"]: m for m in content["measurements"]}
+    assert list(found) == ["read", "load", "goals"]
+    assert found["read"]["count"] == 60
+    assert 0 < found["load"]["count"] <= 60
+    assert all(m["cpu_s"] > 0 and m["peak_mib"] > 0 for m in found.values())
+    assert script("webshop_load").main(["--products", "0", "--out", str(out)]) == 1
+
+
+def test_searches_in_few_and_many_documents(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = script("webshop_search")
+    monkeypatch.setattr(search, "_VOCABULARY", 500)
+    monkeypatch.setattr(search, "SMALL", 200)
+    assert search.main(["--documents", "1000", "--queries", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" ")[:2] for line in lines[:2]] == [
+        ["generated:", "documents=200"],
+        ["generated:", "documents=1000"],
+    ]
+    rates = dict(pair.split("=") for pair in lines[-1].split())
+    assert list(rates) == ["search_ms", "search_ms_1k"]
+    assert all(float(rate) > 0 for rate in rates.values())
+    assert search.main(["--queries", "0"]) == 1
+
+
+def test_results_are_gathered_into_flat_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect = script("collect")
+    monkeypatch.setattr(collect, "HERE", tmp_path)
+    assert collect.main() == 1
+    assert "no results; run `make bench`" in capsys.readouterr().err
+    results = tmp_path / "results"
+    results.mkdir()
+    for name, content in {
+        "training": {"iteration_trl_ratio": 3.5, "iteration_tokens": 12},
+        "iteration": {"cases": {"alfworld grpo+sp+id": {"seconds": {"prompts, tokenising": 0.5}}}},
+        "long_run": {"long_run_memory_mib": 850.0, "seconds": [1.0, 2.0]},
+        "alfworld_engine": {"summary": {"step_ratio": 9.0}, "platform": {"python": "3", "quiet": True}},
+    }.items():
+        (results / f"{name}.json").write_text(json.dumps(content))
+    assert collect.main() == 0
+    found = written(tmp_path / "results.json")
+    assert found == {
+        "alfworld_engine_summary_step_ratio": 9.0,
+        "profile_cases_alfworld_grpo_sp_id_seconds_prompts_tokenising": 0.5,
+        "long_run_memory_mib": 850.0,
+        "iteration_trl_ratio": 3.5,
+        "iteration_tokens": 12.0,
+    }
+    assert "collect: 5 numbers" in capsys.readouterr().out
+    require_plausible(found)
