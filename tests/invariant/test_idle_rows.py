@@ -16,6 +16,7 @@ from envrl.experiments.idle_rows import leaves_out_idle_rows
 from envrl.losses.schedules import Schedule
 from envrl.losses.terms import LossTerm, scaled_sum
 from envrl.policy.batch import Phase, RolloutBatch, RowBatch, RowKind, TargetCounts
+from envrl.policy.ranks import Ranks
 from envrl.policy.settings import LoraSettings, PolicySettings
 from envrl.rollout.collate import make_batches
 from envrl.rollout.rows import TokenRow
@@ -292,3 +293,36 @@ def test_a_mean_is_over_the_updates_that_measured_it() -> None:
             accounts.add({"loss": 1.0, **({"entropy": 1.5 if update != 1 else 3.0} if has_rows else {})})
         parts.append(accounts)
     assert Accounts.joined(parts).means() == {"loss": 2.0, "entropy": 3.0}
+
+
+def test_two_shares_of_which_one_is_empty_add_up_to_the_whole() -> None:
+    """What two processes compute, of an update in which a single row has something to teach."""
+    rows = drawn_rows(np.random.default_rng(1))
+    taught = [replace(r, advantages=(0.0,)) if n != 5 else r for n, r in enumerate(rows)]
+    gradients, accounts = [], []
+    for skip, ranks in ((False, (0,)), (True, (0, 1))):
+        torch.manual_seed(0)
+        whole = make_batches(
+            taught, [], BatchSettings(micro_batches=2), 0, 0, np.random.default_rng(0), skip_idle=skip
+        )
+        assert [b.policy is None for b in whole] == [False, skip]
+        total, parts = torch.zeros(0), []
+        for rank in ranks:
+            policy = policy_of(word_checkpoint(), lora=LoraSettings(enabled=False))
+            of_rank = Ranks(rank, len(ranks))
+            module = EnvRLModule(
+                policy, BARE, OptimSettings(), iterations=5, micro_batches=2, diagnose_every=0, ranks=of_rank
+            )
+            for number, batch in enumerate(whole[rank :: len(ranks)]):
+                (module.training_step(batch, number) / 2).backward()
+            mine = [
+                torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in policy.parameters()
+            ]
+            total = torch.cat(mine) if rank == 0 else total + torch.cat(mine)
+            parts.append(module._accounts)
+        gradients.append(total)
+        accounts.append(Accounts.joined(parts).means())
+    assert float(gradients[0].abs().max()) > 1e-3
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+    assert accounts[1]["loss_policy"] == pytest.approx(accounts[0]["loss_policy"], rel=1e-5)
+    assert accounts[1]["ratio_mean"] > 0
