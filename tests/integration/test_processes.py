@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,74 +12,18 @@ from unittest.mock import patch
 import psutil
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
 
-from envrl.analysis.records import RunRecord
 from envrl.errors import ConfigFault, EnvrlError, PolicyFault
-from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.processes import _help as helping
 from envrl.experiments.processes import processes
 from envrl.experiments.resume import CHECKPOINT
-from envrl.experiments.run import execute_run
-from envrl.experiments.runner import Runner, RunPlace
-from envrl.tracking.store import open_store
 from envrl.training.progress import Progress
 from envrl.types import Group
+from process_runs import EVERYTHING, Done, configured, place_in, require_equal_weights, run
 from studies import call, tiny, write_study, write_yaml
 from support import checkpoint
 
 pytestmark = pytest.mark.usefixtures("own_places")
-
-EVERYTHING: dict[str, Any] = {
-    # An odd number of games, panel games and objectives: the shares differ.
-    "rollout": {"games": 3, "episodes_per_game": 2, "refill_rounds": 1},
-    "env": {"train_games": 8},
-    "batch": {"micro_batches": 2, "updates": 2},
-    "train": {"iterations": 2, "diagnose_every": 1},
-    "evaluation": {"games": 5, "every": 2, "dynamics": 4},
-    "loss": {
-        "sp": {"kind": "constant", "weight": 0.2},
-        "id": {"kind": "constant", "weight": 0.2},
-        "balance": {"kind": "uncertainty"},
-        "kl_coefficient": 0.01,
-    },
-}
-
-
-def configured(processes: int = 1, **changes: Any) -> RunConfig:
-    return config_from(tiny(checkpoint(), EVERYTHING), {"train.devices": processes}, changes)
-
-
-@dataclass
-class Done:
-    """What a run left."""
-
-    record: RunRecord
-    weights: dict[str, torch.Tensor]
-    metrics: dict[str, float]
-    episodes: list[tuple[Group, ...]] = field(default_factory=list)
-
-
-def place_in(folder: Path) -> RunPlace:
-    return RunPlace(folder / "studies", "e", "a", open_store(folder))
-
-
-def run(folder: Path, config: RunConfig, report: Callable[[Progress], None] | None = None) -> Done:
-    """Executes a run here; the episodes are those that rank 0 learnt from, by iteration."""
-    place, episodes = place_in(folder), []
-    with pytest.MonkeyPatch.context() as changed:
-        collected = Runner._collected
-
-        def watched(self: Runner, iteration: int, experience: Any) -> None:
-            episodes.append(experience.groups)
-            collected(self, iteration, experience)
-
-        changed.setattr(Runner, "_collected", watched)
-        record = execute_run(config, place, report)
-    state = torch.load(place.folder(0) / CHECKPOINT, weights_only=True)["state_dict"]
-    assert record.mlflow_run_id is not None
-    metrics = MlflowClient(place.store.uri).get_run(record.mlflow_run_id).data.metrics
-    return Done(record, state, metrics, episodes)
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +34,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Done:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Done:
     return run(tmp_path_factory.mktemp("two"), configured(2))
-
-
-def require_equal_weights(a: Done, b: Done) -> None:
-    assert a.weights.keys() == b.weights.keys()
-    for name, weight in a.weights.items():
-        torch.testing.assert_close(b.weights[name], weight, rtol=1e-4, atol=2e-6, msg=name)
 
 
 def written(groups: tuple[Group, ...]) -> list[Any]:
