@@ -58,6 +58,8 @@ SETTINGS: list[tuple[dict[str, Any], list[str]]] = [
     ({"loss.clip_low": 2.0}, ["loss.clip_low is 2.0", "0 to 1"]),
     ({"loss.kl_coefficient": -1.0}, ["loss.kl_coefficient is -1.0"]),
     ({"optim.lr": 7.0}, ["optim.lr is 7.0", "3e-4"]),
+    ({"optim.lr": None}, ["optim.lr is empty", "leave the key out"]),
+    ({"loss.sp": None}, ["loss.sp is empty", "leave the key out"]),
     ({"optim.beta2": 1.0}, ["optim.beta2 is 1.0", "[0, 1)"]),
     ({"train.iterations": 0}, ["train.iterations is 0", "at least 1"]),
     ({"train.iterations": "many"}, ["train.iterations", "many"]),

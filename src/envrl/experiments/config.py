@@ -6,9 +6,10 @@ Every field is a line of ``--help``; unknown keys are refused; ``--print_config`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
@@ -402,9 +403,24 @@ def _option_value(text: str) -> Any:
 
 
 def run_config(parser: ArgumentParser, parsed: Namespace) -> RunConfig:
-    """Builds the configuration from what :func:`run_parser` parsed."""
+    """Builds the configuration from what :func:`run_parser` parsed.
+
+    Raises:
+        ConfigFault: A field that needs a value has none.
+    """
+    _refuse_empty(parsed, RunConfig, "")
     built = parser.instantiate(parsed)
     return RunConfig(**{f.name: built[f.name] for f in fields(RunConfig)})
+
+
+def _refuse_empty(values: Namespace, of: type, prefix: str) -> None:
+    """A key without a value (`lr:`) is null, which the parser lets through whatever the type."""
+    for name, hint in get_type_hints(of).items():
+        value = values.get(name)
+        if isinstance(value, Namespace) and is_dataclass(hint):
+            _refuse_empty(value, cast(type, hint), f"{prefix}{name}.")
+        elif value is None and name in values and NoneType not in get_args(hint):
+            raise ConfigFault(f"{prefix}{name} is empty; give it a value, or leave the key out")
 
 
 def config_from(*layers: Mapping[str, Any]) -> RunConfig:
