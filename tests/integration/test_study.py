@@ -134,8 +134,8 @@ def test_mlflow_holds_one_parent_and_one_child_for_each_run(finished: FinishedSt
     assert [(r.data.tags["arm"], r.data.tags["seed"]) for r in children] == [("both", "0"), ("grpo", "0")]
     assert children[0].data.params["loss.id.weight"] == "0.2"
     assert artifacts(finished.root, parent) == {
-        "curves.png", "curves_by_family.png", "environment.yaml", "report.html", "report.md", "results.json",
-            "study.json",
+        "curves.png", "curves_by_family.png", "differences.png", "environment.yaml", "report.html",
+        "report.md", "results.json", "study.json",
     }  # fmt: skip
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from envrl.analysis.curves import ArmCurve, plot_curves, plot_family_curves, save_png
-from envrl.analysis.statistics import Estimate
+from envrl.analysis.differences import plot_differences
+from envrl.analysis.statistics import Comparison, Estimate
 from envrl.analysis.summary import CurvePoint
 from envrl.errors import DataFault
 
@@ -48,6 +49,34 @@ def test_arms_differ_by_more_than_colour_and_stand_in_the_legend() -> None:
     assert len({line.get_color() for line in lines}) == 4
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["arm1 (1 seed)", "arm2 (2 seeds)", "arm3 (3 seeds)", "arm4 (4 seeds)"]
+
+
+def test_of_many_arms_only_the_first_has_a_band() -> None:
+    figure = plot_curves([curve(f"arm{number}", 0.5, 0.6) for number in range(7)], "many")
+    assert len(figure.axes[0].lines) == 7
+    assert len(figure.axes[0].collections) == 1
+    assert figure.legends[0].get_title().get_text().endswith("95 % interval of the first")
+
+
+def test_differences_carry_points_intervals_and_what_is_clear() -> None:
+    def compared(value: float, low: float, high: float) -> Comparison:
+        return Comparison(Estimate(value, low, high), 0.02, (0,), (value,), Estimate(1.0, 1.0, 1.0))
+
+    comparisons = {
+        "up": compared(0.05, 0.01, 0.09), "same": compared(0.01, -0.02, 0.04),
+        "down": compared(-0.05, -0.09, -0.01),
+    }  # fmt: skip
+    figure = plot_differences(comparisons, "grpo", "quick")
+    (axes,) = figure.axes
+    intervals, points = axes.lines[0:6:2], axes.lines[1:6:2]
+    assert [tuple(line.get_xdata()) for line in intervals] == [
+        pytest.approx((1.0, 9.0)), pytest.approx((-2.0, 4.0)), pytest.approx((-9.0, -1.0))
+    ]  # fmt: skip
+    assert [point.get_xdata()[0] for point in points] == pytest.approx([5.0, 1.0, -5.0])
+    # Only what is clear is filled, and the two directions differ in colour.
+    assert [point.get_markerfacecolor() == "white" for point in points] == [False, True, False]
+    assert len({point.get_color() for point in points}) == 3
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["up", "same", "down"]
 
 
 def test_small_multiples_share_their_axes_and_hide_empty_places() -> None:

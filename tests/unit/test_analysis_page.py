@@ -84,7 +84,7 @@ def made(folder: Path, records: list[RunRecord] = STUDY, title: str = "quick") -
 
 def test_the_page_is_whole_and_asks_for_nothing(tmp_path: Path) -> None:
     found = checked(made(tmp_path))
-    assert found.tags.count("svg") == 2
+    assert found.tags.count("svg") == 3
     assert "script" not in found.tags
     assert [a for a in found.addresses if not a.startswith(("#", "http://127.0.0.1:5000/#/runs/"))] == []
 

@@ -206,10 +206,10 @@ def test_report_on_disk(tmp_path: Path) -> None:
     text = paths.report.read_text()
     for image in re.findall(r"!\[[^]]*\]\(([^)]*)\)", text):
         assert (tmp_path / image).read_bytes().startswith(b"\x89PNG")
-    assert len(re.findall(r"!\[", text)) == 2
+    assert len(re.findall(r"!\[", text)) == 3
     assert re.search(r"^\| grpo\+sp \| 2 \| 25\.0 \| \*\*87\.5\*\* \| \[", text, re.MULTILINE)
     assert re.search(
-        r"^\| grpo\+sp \| 2 \| \+37\.5 \| \[.*\] \| 0\.250 \| \+50\.0, \+25\.0 \| "
+        r"^\| grpo\+sp \| 2 \| \+37\.5 \| \[.*\] \| 0\.250 \| 0\.500 \| \+50\.0, \+25\.0 \| "
         r"100\.0 \[100\.0, 100\.0\] \| 5 \|$",
         text,
         re.MULTILINE,

@@ -11,6 +11,7 @@ from envrl.analysis.statistics import (
     bootstrap_interval,
     compare,
     family_rates,
+    holm,
     interquartile_mean,
     iterations_to_baseline,
     macro_average,
@@ -197,3 +198,11 @@ def test_area_weights_are_the_trapezoidal_rule() -> None:
     assert area_weights([7]).tolist() == [1.0]
     curve = np.array([0.1, 0.5, 0.4])
     assert area_weights([0, 10, 30]) @ curve == pytest.approx(np.trapezoid(curve, [0, 10, 30]) / 30)
+
+
+def test_correction_for_the_number_of_comparisons() -> None:
+    # Sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1 is 0.04, 0.06, 0.06, 0.04; none below one before it.
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []

@@ -25,6 +25,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.", ":")
 _DPI = 150
+_MOST_BANDS = 6
+"""With more arms than this, only the first, the baseline, has its band: more would hide each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,19 +186,22 @@ def save_png(figure: Figure, path: Path) -> Path:
 def _legend(figure: Figure, axes: Axes) -> None:
     """Below the plots, where it covers no data."""
     handles, labels = axes.get_legend_handles_labels()
+    of = " of the first" if len(labels) > _MOST_BANDS else ""
     figure.legend(
         handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False,
-        title="line: mean over seeds · band: 95 % interval", fontsize="small", title_fontsize="small",
+        title=f"line: mean over seeds · band: 95 % interval{of}", fontsize="small", title_fontsize="small",
     )  # fmt: skip
 
 
 def _draw(axes: Axes, curves: Sequence[ArmCurve]) -> None:
+    banded = len(curves) if len(curves) <= _MOST_BANDS else 1
     for number, curve in enumerate(curves):
         x = [point.iteration for point in curve.points]
         style = _style(number)
         low = [100.0 * point.success.low for point in curve.points]
         high = [100.0 * point.success.high for point in curve.points]
-        axes.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0.0)
+        if number < banded:
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0.0)
         axes.plot(
             x,
             [100.0 * point.success.value for point in curve.points],

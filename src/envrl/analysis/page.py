@@ -23,6 +23,7 @@ from envrl.analysis.curves import (
     plot_curves,
     plot_family_curves,
 )
+from envrl.analysis.differences import plot_differences
 from envrl.analysis.episodes import Episode, evaluated_iterations, read_episodes
 from envrl.analysis.format import FILTERS
 from envrl.analysis.records import RunRecord, record_path, write_text_atomic
@@ -97,6 +98,7 @@ def page(
         metric=check_name,
         curves=svg(plot_curves(curves_from_summary(summary), title)),
         family_curves=svg(plot_family_curves(family_curves_from_summary(summary), title)),
+        differences=svg(plot_differences(summary.comparisons, summary.baseline, title)),
         runs=_runs(records),
         tracking=tracking,
         samples={arm: _sample(study_folder, arm, records) for arm in arms},

@@ -20,6 +20,7 @@ from envrl.analysis.curves import (
     plot_family_curves,
     save_png,
 )
+from envrl.analysis.differences import plot_differences
 from envrl.analysis.format import p_value, percent, signed
 from envrl.analysis.page import Tracking, template_environment, write_page
 from envrl.analysis.records import RunRecord, write_text_atomic
@@ -37,6 +38,7 @@ class ReportPaths:
     page: Path
     curves: Path
     family_curves: Path
+    differences: Path
 
 
 def write_report(
@@ -49,8 +51,8 @@ def write_report(
     """Writes the report of a study into its folder; the same records give the same numbers.
 
     Args:
-        study_folder: Gets ``results.json``, ``report.md``, ``report.html``, ``curves.png`` and
-            ``curves_by_family.png``.
+        study_folder: Gets ``results.json``, ``report.md``, ``report.html``, ``curves.png``,
+            ``curves_by_family.png`` and ``differences.png``.
         records: What :func:`envrl.analysis.records.load_records` returns.
         baseline: Arm the others are compared with.
         title: Heading, by default the folder's name.
@@ -68,9 +70,11 @@ def write_report(
         page=study_folder / "report.html",
         curves=study_folder / "curves.png",
         family_curves=study_folder / "curves_by_family.png",
+        differences=study_folder / "differences.png",
     )
     save_png(plot_curves(curves_from_summary(summary), title), paths.curves)
     save_png(plot_family_curves(family_curves_from_summary(summary), title), paths.family_curves)
+    save_png(plot_differences(summary.comparisons, summary.baseline, title), paths.differences)
     results = json.dumps(results_document(summary), indent=1, ensure_ascii=False, allow_nan=False)
     write_text_atomic(paths.results, results + "\n")
     write_text_atomic(paths.report, _markdown(summary, title, paths))
@@ -154,6 +158,7 @@ def _comparison_document(comparison: Comparison) -> dict[str, Any]:
         "difference": comparison.difference.value,
         "ci95": _ends(comparison.difference),
         "p": comparison.p_value,
+        "p_holm": comparison.p_corrected,
         "seeds": list(comparison.seeds),
         "seed_differences": list(comparison.seed_differences),
         "probability_of_improvement": comparison.improvement.value,
@@ -175,6 +180,7 @@ def _markdown(summary: StudySummary, title: str, paths: ReportPaths) -> str:
         families=sorted(summary.arms[0].family_curves),
         curves=paths.curves.name,
         family_curves=paths.family_curves.name,
+        differences=paths.differences.name,
         resamples=RESAMPLES,
         metric=check_name,
         fewest_seeds=min(len(arm.seeds) for arm in summary.arms),

@@ -48,6 +48,8 @@ class Comparison:
         seed_differences: Difference within each of these seeds, in their order.
         improvement: Probability that a run of the arm ends above a run of the baseline
             (:func:`probability_of_improvement`), with an interval over seeds.
+        p_corrected: The p-value among those of all comparisons made together (:func:`holm`); None if it
+            stands alone.
     """
 
     difference: Estimate
@@ -55,6 +57,7 @@ class Comparison:
     seeds: tuple[int, ...]
     seed_differences: tuple[float, ...]
     improvement: Estimate
+    p_corrected: float | None = None
 
 
 def success_interval(
@@ -246,6 +249,20 @@ def probability_of_improvement(
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(shares, [tail, 1.0 - tail])
     return Estimate(float(above.mean()), float(low), float(high))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number: the chance of any of them this small if nothing differs.
+
+    Step-down method of Holm (1979, "A simple sequentially rejective multiple test procedure"): the k-th
+    smallest of n is multiplied by n − k + 1, and none may become smaller than one before it.
+    """
+    corrected = [1.0] * len(p_values)
+    most = 0.0
+    for done, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        most = max(most, min(1.0, (len(p_values) - done) * p_values[index]))
+        corrected[index] = most
+    return corrected
 
 
 def area_weights(iterations: Sequence[int]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from envrl.analysis.statistics import (
     area_weights,
     bootstrap_interval,
     compare,
+    holm,
     interquartile_mean,
     iterations_to_baseline,
     macro_average,
@@ -173,6 +174,11 @@ def summarise(records: Sequence[RunRecord], baseline: str, seed: int = 0) -> Stu
             comparisons[arm.name] = _compare(arm, base, common, seed)
         else:
             missing.append(f"{arm.name}: no seed in common with {baseline}, so no paired comparison")
+    corrected = holm([comparison.p_value for comparison in comparisons.values()])
+    comparisons = {
+        name: replace(comparison, p_corrected=p)
+        for (name, comparison), p in zip(comparisons.items(), corrected, strict=True)
+    }
     return StudySummary(
         panel_hash, baseline, tuple(summaries), comparisons, differing_config(finished), tuple(missing)
     )

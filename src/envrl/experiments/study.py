@@ -179,7 +179,8 @@ def report_study(
     """
     settings, tracking = study.settings, Tracking(store.uri, parent)
     paths = write_report(study.folder, records, settings.baseline, settings.name, tracking)
-    for path in (paths.results, paths.report, paths.page, paths.curves, paths.family_curves):
+    pictures = (paths.curves, paths.family_curves, paths.differences)
+    for path in (paths.results, paths.report, paths.page, *pictures):
         log_artifact(store, parent, path)
     print_summary(summarise(records, study.settings.baseline), console)
     _print_paths(paths, console)
