@@ -45,7 +45,6 @@ def written(groups: tuple[Group, ...]) -> list[Any]:
     ]
 
 
-@pytest.mark.slow
 def test_two_processes_play_and_learn_the_same_as_one(alone: Done, two: Done) -> None:
     assert written(two.episodes[0]) == written(alone.episodes[0])
     assert len({game for game, *_ in written(two.episodes[0])}) == 3
@@ -54,7 +53,6 @@ def test_two_processes_play_and_learn_the_same_as_one(alone: Done, two: Done) ->
     assert two.record.training_success == alone.record.training_success
 
 
-@pytest.mark.slow
 def test_metrics_are_those_of_the_whole(alone: Done, two: Done) -> None:
     def timeless(done: Done) -> dict[str, float]:
         timed = ("seconds", "tokens_per_second")

@@ -118,7 +118,7 @@ class EnvRLModule(L.LightningModule):
             self._started = time.perf_counter()
             self._weights.begin(batch.outcome)
         self._assert_fresh(batch)
-        if batch_idx % self._micro_batches == 0:
+        if batch_idx % (self._micro_batches // self._ranks.world) == 0:
             self._noted.clear()
             self._gradients.begin_update()
             self._passes.begin_update()
