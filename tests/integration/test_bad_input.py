@@ -123,6 +123,8 @@ STUDIES: list[tuple[dict[str, Any], list[str]]] = [
     ({"seeds": [0, 0]}, ["[0, 0]", "different"]),
     ({"seeds": "all"}, ["'seeds' is 'all'"]),
     ({"seeds": [-1]}, ["[-1]", ">= 0"]),
+    ({"base": {"seed": 3}}, ["base: seed is 3", "`seeds` of the study"]),
+    ({"arms": {"grpo": {}, "odd": {"seed": 3}}}, ["arm 'odd': seed is 3", "more_seeds"]),
     ({"jobs": 0}, ["jobs is 0", "at least 1"]),
     ({"jobs": "two"}, ["'jobs' is 'two'"]),
     ({"arm": {}}, ["unknown key 'arm'", "arms"]),

@@ -63,6 +63,13 @@ class StudySettings:
             )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ConfigFault(f"seeds are {list(self.seeds)}; give different numbers >= 0")
+        # A seed of its own would be overwritten in silence by the study's.
+        for where, changes in (("base", self.base), *((f"arm '{arm}'", c) for arm, c in self.arms.items())):
+            if "seed" in changes:
+                raise ConfigFault(
+                    f"{where}: seed is {changes['seed']}; leave it out: every arm runs with the `seeds` "
+                    "of the study, and with its own under `more_seeds`"
+                )
         for arm, seeds in self.more_seeds.items():
             if arm not in self.arms:
                 raise ConfigFault(f"more_seeds names '{arm}', which is none of {', '.join(self.arms)}")
