@@ -193,9 +193,10 @@ class TrainSettings:
     """Devices of each machine that the run is spread over, each with a process of its own (devices.md)."""
     nodes: int = 1
     """Machines that the run is spread over; more than one is started by torchrun."""
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    strategy: Literal["auto", "ddp", "zero", "fsdp"] = "auto"
     """How several devices share the work. auto, ddp: each holds the whole policy, plays every n-th game
-    and computes its share of every update; fsdp, the policy cut into pieces, is refused."""
+    and computes its share of every update; zero: so too, with the optimiser's state divided among them;
+    fsdp, the policy cut into pieces, is refused."""
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     """Lightning precision of the update."""
     diagnose_every: int = 10
@@ -213,12 +214,13 @@ class TrainSettings:
         if self.strategy == "fsdp":
             raise ConfigFault(
                 "train.strategy is fsdp, but each process plays games of its own, with a number of forward "
-                "passes of its own, which a policy cut into pieces can't serve; use ddp, with "
-                "policy.load_in_4bit if the policy is too large for one device"
+                "passes of its own, which a policy cut into pieces can't serve; use zero, which divides the "
+                "optimiser's state, or policy.load_in_4bit if the policy is too large for one device"
             )
-        if self.strategy == "ddp" and self.processes == 1:
+        if self.strategy in ("ddp", "zero") and self.processes == 1:
             raise ConfigFault(
-                "train.strategy is ddp, which changes nothing with train.devices=1; use auto, or more devices"
+                f"train.strategy is {self.strategy}, which changes nothing with train.devices=1; use auto, "
+                "or more devices"
             )
         for name in ("diagnose_every", "transcripts"):
             if getattr(self, name) < 0:
@@ -295,6 +297,11 @@ class RunConfig:
                 f"batch.micro_batches is {self.batch.micro_batches}, which can't be shared out evenly to the "
                 f"{self.train.processes} processes of train.devices={self.train.devices} times "
                 f"train.nodes={self.train.nodes}; use a multiple of {self.train.processes}"
+            )
+        if self.train.strategy == "zero" and self.optim.eight_bit:
+            raise ConfigFault(
+                "train.strategy is zero, which divides a state of 32 bits, but optim.eight_bit is set; set "
+                "it to false, or use train.strategy=ddp"
             )
         if self.sampling.server.url is not None:
             self._check_served()

@@ -109,6 +109,7 @@ def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
         micro_batches=config.batch.micro_batches,
         diagnose_every=config.train.diagnose_every,
         ranks=ranks,
+        divide_optimiser=config.train.strategy == "zero",
     )
     critic = module.critic
     source = RolloutSource(

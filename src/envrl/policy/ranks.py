@@ -68,7 +68,7 @@ class Ranks:
             said = text if isinstance(raised, EnvrlError) else f"{type(raised).__name__}: {text}"
             error, part = raised, (None, said)
         parts: list[tuple[T | None, str | None]] = [(None, None)] * self.world
-        _together(lambda: dist.all_gather_object(parts, part))
+        together(lambda: dist.all_gather_object(parts, part))
         if error is not None:
             raise error
         for rank, (_, fault) in enumerate(parts):
@@ -93,7 +93,7 @@ class Ranks:
     def meet(self) -> None:
         """Waits until all are here."""
         if self.world > 1:
-            _together(lambda: dist.all_reduce(torch.zeros(1)))
+            together(lambda: dist.all_reduce(torch.zeros(1)))
 
     def mean_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replaces every gradient by its mean over the processes, as DDP would.
@@ -106,7 +106,7 @@ class Ranks:
         trained = list(parameters)
         have = torch.tensor([parameter.grad is not None for parameter in trained], dtype=torch.int32)
         # On the CPU: nobody begins a device's exchange unless all have come this far.
-        _together(lambda: dist.all_reduce(have))
+        together(lambda: dist.all_reduce(have))
         for parameter, count in zip(trained, have.tolist(), strict=True):
             if count == 0:
                 continue
@@ -118,15 +118,19 @@ class Ranks:
     def add_up(self, tensor: Tensor) -> None:
         """Replaces a tensor by its sum over the processes, in place."""
         if self.world > 1:
-            _together(lambda: dist.all_reduce(tensor))
+            together(lambda: dist.all_reduce(tensor))
 
 
 ALONE = Ranks()
 """A run of one process."""
 
 
-def _together(exchange: Callable[[], object]) -> None:
-    """An exchange of all processes; the end of another's connection becomes a sentence."""
+def together(exchange: Callable[[], object]) -> None:
+    """An exchange of all processes; the end of another's connection becomes a sentence.
+
+    Raises:
+        ProcessGone: The connection to another process broke.
+    """
     try:
         exchange()
     except RuntimeError as error:

@@ -57,6 +57,7 @@ class EnvRLModule(L.LightningModule):
         diagnose_every: Iterations between measurements that cost extra passes (KL to the start, each
             term's gradient norm and cosine with the policy's gradient); 0 = never.
         ranks: Processes that share an update's micro-batches; their gradients are added up.
+        divide_optimiser: Divide the optimiser's state among these processes.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class EnvRLModule(L.LightningModule):
         objectives: Sequence[WeightedObjective] | None = None,
         diagnose_every: int = 10,
         ranks: Ranks = ALONE,
+        divide_optimiser: bool = False,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -79,6 +81,7 @@ class EnvRLModule(L.LightningModule):
         self._optim = optim
         self._micro_batches = micro_batches
         self._ranks = ranks
+        self._divide_optimiser = divide_optimiser
         self._diagnose_every = diagnose_every
         weighted = objectives_of(loss) if objectives is None else tuple(objectives)
         schedules = {w.objective.name: w.schedule for w in weighted}
@@ -211,10 +214,12 @@ class EnvRLModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the policy's trained parameters, and over the critic's at its own learning rate."""
+        divided = self._divide_optimiser
         if self.critic is None:
-            return adamw(self._trained(), self._optim)
+            return adamw(self._trained(), self._optim, divided=divided)
         policy = (p for p in self.policy.parameters() if p.requires_grad)
-        return adamw(policy, self._optim, self.critic.parameters(), self._loss.ppo.value_lr)
+        own, own_lr = self.critic.parameters(), self._loss.ppo.value_lr
+        return adamw(policy, self._optim, own, own_lr, divided=divided)
 
     def configure_gradient_clipping(
         self,

@@ -17,8 +17,17 @@ def adamw(
     settings: OptimSettings,
     critic: Iterable[nn.Parameter] = (),
     critic_lr: float = 0.0,
+    *,
+    divided: bool = False,
 ) -> torch.optim.Optimizer:
     """AdamW, optionally with 8-bit state; the critic is a group of its own with its own learning rate.
+
+    Args:
+        policy: Weights of the policy.
+        settings: Learning rate and so on.
+        critic: Weights of the critic.
+        critic_lr: Their learning rate.
+        divided: Divide the state among the processes of the run, which are connected (``divided.py``).
 
     Raises:
         PolicyFault: 8-bit state is asked for and not to be had here.
@@ -31,6 +40,11 @@ def adamw(
     groups: list[Any] = list(policy)
     if own := list(critic):
         groups = [{"params": groups}, {"params": own, "lr": critic_lr}]
+    if divided:
+        # Torch's distributed optimisers take more than a second to import.
+        from envrl.training.divided import DividedAdamW
+
+        return DividedAdamW(groups, optimizer_class=torch.optim.AdamW, **options)
     return eight_bit_adamw(groups, options) if settings.eight_bit else torch.optim.AdamW(groups, **options)
 
 
