@@ -22,7 +22,7 @@ from transformers import logging as hf_logging
 
 from envrl.experiments.config import RunConfig
 from envrl.experiments.run import build
-from envrl.policy.model import read_tokenizer
+from envrl.policy.reading import read_tokenizer
 from envrl.policy.sampler import SampledTokens
 from envrl.policy.settings import model_source
 from envrl.rollout.conversation import CollectorSettings, Conversation, read_answer

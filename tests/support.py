@@ -22,8 +22,9 @@ from envrl.envs.alfworld.generate import generate_games
 from envrl.experiments.house_corpus import play
 from envrl.experiments.played import corpus_texts
 from envrl.policy.chat import ChatMarkup
-from envrl.policy.model import Policy, load_policy, read_tokenizer
+from envrl.policy.model import Policy, load_policy
 from envrl.policy.pretraining import TinyArchitecture, build_tiny
+from envrl.policy.reading import read_tokenizer
 from envrl.policy.sampler import SampledTokens
 from envrl.policy.settings import LoraSettings, PolicySettings
 from envrl.policy.tokenizer import ASSISTANT, CHAT_TEMPLATE, END, PAD, USER, train_tokenizer

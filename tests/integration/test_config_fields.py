@@ -134,6 +134,8 @@ def watch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     def execute(config: RunConfig, fake_games: bool = True) -> Seen:
         seen = Seen()
+        # Tests of environments that hang leave threads behind.
+        others = set(threading.enumerate())
 
         @contextmanager
         def context(*_: Any) -> Iterator[str]:
@@ -141,7 +143,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
         def fit_with_eyes(self: Any, path: Path | None) -> None:
             fit(self, path)
-            look_at(seen, self._parts)
+            look_at(seen, self._parts, set(threading.enumerate()) - others)
 
         def save_with_count(self: Any, *arguments: Any) -> None:
             seen.saves += 1
@@ -181,7 +183,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return execute
 
 
-def look_at(seen: Seen, parts: runner.Parts) -> None:
+def look_at(seen: Seen, parts: runner.Parts, threads: set[threading.Thread]) -> None:
     policy = parts.policy
     seen.weights = {
         n: p.detach().float().flatten().tolist() for n, p in policy.named_parameters() if p.requires_grad
@@ -191,7 +193,7 @@ def look_at(seen: Seen, parts: runner.Parts) -> None:
         "attention": policy.causal.config._attn_implementation,
         "checkpointing": policy.causal.is_gradient_checkpointing,
         "sampled from a copy": policy.sampling_model() is not policy.causal,
-        "environment threads": any(t.name.startswith("env-slot") for t in threading.enumerate()),
+        "environment threads": any(t.name.startswith("env-slot") for t in threads),
         "training games": {g.game_id for g in parts.games.training},
         "optimiser": type(parts.module.optimizers()).__name__,
     }

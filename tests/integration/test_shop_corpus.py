@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from envrl.experiments.config import EnvSettings, WebShopSettings
 from envrl.experiments.played import corpus_texts
 from envrl.experiments.pretrain import EMBEDDED_POLICIES, stage_rows, transcript_row
+from envrl.experiments.settings import EnvSettings, WebShopSettings
 from envrl.experiments.shop_corpus import (
     PRODUCT_CLICK,
     SHOP_PHRASES,

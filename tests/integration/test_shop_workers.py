@@ -11,11 +11,12 @@ import pytest
 from envrl.envs.webshop.env import WebShopEnv
 from envrl.envs.webshop.ordering import PaperWorkers, PricedGoals, paper_goals
 from envrl.errors import ConfigFault, DataFault
-from envrl.experiments.config import EnvSettings, RunConfig, config_from
+from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.evaluation import play_panel
 from envrl.experiments.games import GameSets, environment_factory, game_sets
 from envrl.experiments.preflight import preflight
 from envrl.experiments.run import build
+from envrl.experiments.settings import EnvSettings
 from envrl.experiments.shop_games import human_instructions, open_stock
 from envrl.experiments.shop_workers import worker_shops
 from envrl.prompts.render import task_of

@@ -428,9 +428,10 @@ def test_a_checkpoint_of_another_form_is_refused(tmp_path: Path, content: Any) -
 
 
 def test_a_model_of_pickles_and_code_is_refused(tmp_path: Path) -> None:
-    from envrl.policy.model import _UNTRUSTED, check_policy, load_policy
+    from envrl.policy.model import check_policy, load_policy
+    from envrl.policy.reading import UNTRUSTED
 
-    assert _UNTRUSTED == {"use_safetensors": True, "trust_remote_code": False}
+    assert UNTRUSTED == {"use_safetensors": True, "trust_remote_code": False}
     sign = tmp_path / "sign"
     model = tmp_path / "model"
     model.mkdir()

@@ -13,9 +13,9 @@ from envrl.envs.base import TextEnv
 from envrl.envs.panels import Panel, draw_games, make_panel
 from envrl.envs.webshop.env import WebShopEnv
 from envrl.errors import ConfigFault
-from envrl.experiments.config import EnvSettings, EvaluationSettings
 from envrl.experiments.own_games import own_environment, own_panel, own_training_games
 from envrl.experiments.places import cache_folder
+from envrl.experiments.settings import EnvSettings, EvaluationSettings
 from envrl.experiments.shop_games import shop_environment, shop_panel, shop_training_games
 from envrl.experiments.shop_workers import worker_shops
 from envrl.seeding import derive_seed

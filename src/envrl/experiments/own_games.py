@@ -11,7 +11,7 @@ from envrl.envs.base import TextEnvKind
 from envrl.envs.panels import Panel, draw_games, make_panel
 from envrl.envs.slots import SlotHost
 from envrl.errors import ConfigFault, DataFault
-from envrl.experiments.config import EnvSettings, EvaluationSettings
+from envrl.experiments.settings import EnvSettings, EvaluationSettings
 from envrl.types import Game
 from envrl.untrusted import standard_library
 

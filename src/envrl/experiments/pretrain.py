@@ -34,7 +34,6 @@ from envrl.experiments.house_corpus import CorpusSettings, record_corpus
 from envrl.experiments.played import PlayedEpisode, corpus_texts
 from envrl.experiments.shop_corpus import PRODUCT_CLICK, SHOP_PHRASES, ShopCorpusSettings, record_shop_corpus
 from envrl.policy.chat import ChatMarkup
-from envrl.policy.model import read_tokenizer
 from envrl.policy.pretraining import (
     PhaseSettings,
     TinyArchitecture,
@@ -42,6 +41,7 @@ from envrl.policy.pretraining import (
     build_tiny,
     train_phase,
 )
+from envrl.policy.reading import read_tokenizer
 from envrl.policy.settings import EMBEDDED
 from envrl.policy.tokenizer import train_tokenizer
 from envrl.prompts.dynamics import inverse_dynamics_question, state_prediction_question

@@ -19,8 +19,9 @@ import torch
 import torch.distributed as dist
 
 from envrl.errors import ConfigFault, EnvrlError
-from envrl.experiments.config import RunConfig, TrainSettings
+from envrl.experiments.config import RunConfig
 from envrl.experiments.console import interrupt, one_line
+from envrl.experiments.settings import TrainSettings
 from envrl.experiments.workers import INTERRUPTED, die_with_parent, interrupts_ignored
 from envrl.policy.ranks import ALONE, ProcessGone, Ranks
 

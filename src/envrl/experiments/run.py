@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -108,8 +109,7 @@ def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
         iterations=config.train.iterations,
         micro_batches=config.batch.micro_batches,
         diagnose_every=config.train.diagnose_every,
-        ranks=ranks,
-        divide_optimiser=config.train.strategy == "zero",
+        ranks=replace(ranks, divides=config.train.strategy == "zero"),
     )
     critic = module.critic
     source = RolloutSource(

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from envrl.envs.webshop.actions import SEARCH_PLACEHOLDER
 from envrl.envs.webshop.expert import Expert
-from envrl.experiments.config import EnvSettings, WebShopSettings
 from envrl.experiments.played import Choice, PlayedEpisode, record_play
+from envrl.experiments.settings import EnvSettings, WebShopSettings
 from envrl.experiments.shop_games import shop_environment, shop_training_games
 from envrl.prompts.render import task_of
 from envrl.rollout.random_play import random_query

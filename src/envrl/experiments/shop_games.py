@@ -19,8 +19,8 @@ from envrl.envs.webshop.index import SearchIndex, load_index
 from envrl.envs.webshop.ordering import order_goals
 from envrl.envs.webshop.shop import Shop
 from envrl.errors import ConfigFault
-from envrl.experiments.config import EnvSettings, EvaluationSettings
 from envrl.experiments.places import cache_folder
+from envrl.experiments.settings import EnvSettings, EvaluationSettings
 from envrl.seeding import derive_seed
 from envrl.types import Game
 

@@ -17,7 +17,7 @@ from envrl.envs.webshop.env import goal_games
 from envrl.envs.webshop.ordering import PAPER_TEST_GOALS, PaperWorkers, PricedGoals, paper_goals
 from envrl.envs.webshop.shop import Shop
 from envrl.errors import ConfigFault, DataFault
-from envrl.experiments.config import EnvSettings, EvaluationSettings
+from envrl.experiments.settings import EnvSettings, EvaluationSettings
 from envrl.experiments.shop_games import check_shop_panel, human_instructions, open_stock
 from envrl.types import Game
 

@@ -8,37 +8,33 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
-from huggingface_hub.errors import HFValidationError
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils import logging as hf_logging
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from envrl.errors import PolicyFault
 from envrl.policy.attention import PACKED
 from envrl.policy.batch import RowBatch
 from envrl.policy.chat import ChatMarkup
 from envrl.policy.packing import pack
+from envrl.policy.reading import (
+    UNTRUSTED,
+    first_line,
+    load_dtype,
+    quantisation,
+    quiet,
+    read_tokenizer,
+    reading,
+    require_bitsandbytes,
+)
 from envrl.policy.settings import TINY_CHECKPOINT, LoraSettings, PolicySettings, model_source
 from envrl.policy.states import RowStates
 
@@ -49,13 +45,9 @@ __all__ = [
     "PolicySettings",
     "check_policy",
     "load_policy",
-    "read_tokenizer",
 ]
 
 _ADAPTER = "default"
-_UNTRUSTED: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
-"""Weights of strangers: no pickle, and no Python file that lies beside them."""
-_GENERAL_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 class Policy(nn.Module):
@@ -192,7 +184,7 @@ class Policy(nn.Module):
 
     def save_adapter(self, folder: Path) -> None:
         """Writes adapters in peft format (or the whole model where there are none), with tokenizer."""
-        with _quiet():
+        with quiet():
             self.model.save_pretrained(folder)  # type: ignore[operator]
         self.chat.tokenizer.save_pretrained(folder)
 
@@ -205,13 +197,13 @@ class Policy(nn.Module):
         if not isinstance(self.model, PeftModel):
             self.save_adapter(folder)
             return
-        with _reading(self.settings), tempfile.TemporaryDirectory() as scratch:
+        with reading(self.settings), tempfile.TemporaryDirectory() as scratch:
             self.model.save_pretrained(scratch)
             base = AutoModelForCausalLM.from_pretrained(
-                model_source(self.settings.model), dtype=_dtype(self.settings), **_UNTRUSTED
+                model_source(self.settings.model), dtype=load_dtype(self.settings), **UNTRUSTED
             )
             merged = PeftModel.from_pretrained(base, scratch).merge_and_unload()
-        with _quiet():
+        with quiet():
             merged.save_pretrained(folder)
         self.chat.tokenizer.save_pretrained(folder)
 
@@ -224,8 +216,8 @@ def check_policy(settings: PolicySettings) -> None:
     """
     source = model_source(settings.model)
     if settings.quantised:
-        _require_bitsandbytes(settings)
-    with _reading(settings):
+        require_bitsandbytes(settings)
+    with reading(settings):
         read_tokenizer(source)
         AutoConfig.from_pretrained(source, trust_remote_code=False)
 
@@ -238,119 +230,25 @@ def load_policy(settings: PolicySettings) -> Policy:
     """
     source = model_source(settings.model)
     if settings.quantised:
-        _require_bitsandbytes(settings)
-    with _reading(settings):
+        require_bitsandbytes(settings)
+    with reading(settings):
         tokenizer = read_tokenizer(source)
         base = AutoModelForCausalLM.from_pretrained(
             source,
-            dtype=_dtype(settings),
-            quantization_config=_quantisation(settings),
+            dtype=load_dtype(settings),
+            quantization_config=quantisation(settings),
             # The sampler passes a boolean mask, which eager attention would add to the scores.
             attn_implementation="sdpa",
-            **_UNTRUSTED,
+            **UNTRUSTED,
         )
     chat = ChatMarkup(tokenizer)
     try:
-        with _quiet():
+        with quiet():
             return Policy(base, chat, settings)
     except ValueError as error:
         raise PolicyFault(
             f"policy.lora.targets '{settings.lora.targets}' does not fit the model '{settings.model}' "
-            f"({_first_line(error)}); use all-linear or names of its linear layers, e.g. q_proj,v_proj"
-        ) from error
-
-
-def read_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a folder or hub id as it was saved.
-
-    A tokenizer saved under the general class is described by its ``tokenizer.json`` alone. Asked by the
-    model's type, transformers would take the class of that type (``Qwen2Tokenizer``), which splits texts
-    by rules of its own: other tokens than those the model was trained on.
-    """
-    named = get_tokenizer_config(source).get("tokenizer_class")
-    if named in _GENERAL_TOKENIZERS:
-        return cast(PreTrainedTokenizerBase, PreTrainedTokenizerFast.from_pretrained(source))
-    return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-
-
-@contextmanager
-def _reading(settings: PolicySettings) -> Iterator[None]:
-    """Names the model in what goes wrong while it is read."""
-    try:
-        with _quiet():
-            yield
-    # Broken files raise whatever the library that reads them likes: KeyError, SafetensorError, ...
-    except Exception as error:
-        raise PolicyFault(
-            f"policy.model '{settings.model}' can't be loaded ({_first_line(error)}); {_remedy(settings)}"
-        ) from error
-
-
-def _remedy(settings: PolicySettings) -> str:
-    """What to do about a model that can't be read: most often a hub model without a network."""
-    source = model_source(settings.model)
-    usual = "use tiny, a folder in Hugging Face format, or the id of a causal language model"
-    try:
-        known = Path(source).exists() or isinstance(try_to_load_from_cache(source, "config.json"), str)
-    except HFValidationError:  # no id at all
-        known = True
-    if known:
-        return usual
-    reached = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub did not give it"
-    return (
-        f"its config.json is not in the cache {HF_HUB_CACHE}, and {reached}: download the model where there "
-        f"is a network (hf download {source}) and set HF_HOME to that cache, set HF_TOKEN if it is gated, or "
-        f"{usual}"
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars, and no warning of one library about what another of them does."""
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # peft asks transformers for this property, under the name of earlier versions.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-            yield
-    finally:
-        if bars:
-            hf_logging.enable_progress_bar()
-
-
-def _dtype(settings: PolicySettings) -> torch.dtype | str:
-    return settings.dtype if settings.dtype == "auto" else cast(torch.dtype, getattr(torch, settings.dtype))
-
-
-def _quantisation(settings: PolicySettings) -> BitsAndBytesConfig | None:
-    if settings.load_in_4bit:
-        compute = torch.float32 if settings.dtype == "float32" else torch.bfloat16
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
-        )
-    return BitsAndBytesConfig(load_in_8bit=True) if settings.load_in_8bit else None
-
-
-def _require_bitsandbytes(settings: PolicySettings) -> None:
-    """Quantises a small matrix on the spot, so that what the hardware can't do is known at once."""
-    option = "policy.load_in_4bit" if settings.load_in_4bit else "policy.load_in_8bit"
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        import bitsandbytes.functional as bnb
-
-        probe = torch.ones(64, 64, device=device)
-        if settings.load_in_4bit:
-            bnb.dequantize_4bit(*bnb.quantize_4bit(probe, quant_type="nf4"))
-        else:
-            bnb.int8_vectorwise_quant(probe.half())
-    except Exception as error:
-        raise PolicyFault(
-            f"{option} is set, but bitsandbytes can't quantise on this machine's {device} "
-            f"({_first_line(error)}); set {option}=false or use a supported GPU"
+            f"({first_line(error)}); use all-linear or names of its linear layers, e.g. q_proj,v_proj"
         ) from error
 
 
@@ -396,8 +294,3 @@ def _merge_into(copied: PreTrainedModel, trained: PreTrainedModel) -> None:
             target = copied.get_submodule(name)
             base = module.get_base_layer().weight
             target.weight.copy_(base + module.get_delta_weight(_ADAPTER))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -38,12 +38,14 @@ class Ranks:
         world: Number of processes.
         local_rank: Number of this process on its machine.
         node: Number of its machine.
+        divides: Whether the optimiser's state is divided among the processes.
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     node: int = 0
+    divides: bool = False
 
     @property
     def writes(self) -> bool:

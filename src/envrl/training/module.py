@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -13,25 +12,20 @@ import torch
 from torch import Tensor
 
 from envrl.errors import DataFault, PolicyFault
-from envrl.losses.aggregation import token_weights
-from envrl.losses.policy import clipped_surrogate, entropy_bonus, kl_k3
 from envrl.losses.terms import LossTerm, combine
-from envrl.policy.batch import Denominators, Phase, RolloutBatch, RowBatch
+from envrl.policy.batch import Phase, RolloutBatch
 from envrl.policy.model import Policy
 from envrl.policy.ranks import ALONE, Ranks
-from envrl.policy.states import RowStates
 from envrl.training.accounts import Accounts
 from envrl.training.critic import Critic
 from envrl.training.gradients import TermGradients
 from envrl.training.memory import FittingPasses
-from envrl.training.objectives.evaluate import objective_terms
 from envrl.training.objectives.registry import WeightedObjective, objectives_of
 from envrl.training.optimiser import adamw, clip_each_group
-from envrl.training.scores import target_scores
 from envrl.training.settings import LossSettings, OptimSettings
 from envrl.training.skipping import SkippedUpdates
+from envrl.training.update_terms import UpdateTerms
 from envrl.training.weights import AuxiliaryWeights
-from envrl.types import Role
 
 
 class EnvRLModule(L.LightningModule):
@@ -57,7 +51,6 @@ class EnvRLModule(L.LightningModule):
         diagnose_every: Iterations between measurements that cost extra passes (KL to the start, each
             term's gradient norm and cosine with the policy's gradient); 0 = never.
         ranks: Processes that share an update's micro-batches; their gradients are added up.
-        divide_optimiser: Divide the optimiser's state among these processes.
     """
 
     def __init__(
@@ -71,7 +64,6 @@ class EnvRLModule(L.LightningModule):
         objectives: Sequence[WeightedObjective] | None = None,
         diagnose_every: int = 10,
         ranks: Ranks = ALONE,
-        divide_optimiser: bool = False,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -81,12 +73,12 @@ class EnvRLModule(L.LightningModule):
         self._optim = optim
         self._micro_batches = micro_batches
         self._ranks = ranks
-        self._divide_optimiser = divide_optimiser
         self._diagnose_every = diagnose_every
         weighted = objectives_of(loss) if objectives is None else tuple(objectives)
         schedules = {w.objective.name: w.schedule for w in weighted}
         self._weights = AuxiliaryWeights(schedules, iterations, loss.balance, loss.stop)
         self.objectives = tuple(w.objective for w in weighted)
+        self._terms = UpdateTerms(policy, self.critic, loss, self.objectives)
         self.updates_done = 0
         self._skipped = SkippedUpdates(optim.max_skipped_updates)
         self._passes = FittingPasses(
@@ -214,7 +206,7 @@ class EnvRLModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the policy's trained parameters, and over the critic's at its own learning rate."""
-        divided = self._divide_optimiser
+        divided = self._ranks.divides
         if self.critic is None:
             return adamw(self._trained(), self._optim, divided=divided)
         policy = (p for p in self.policy.parameters() if p.requires_grad)
@@ -288,8 +280,8 @@ class EnvRLModule(L.LightningModule):
             batch: The rows.
             report: Take down what there is to report; it is done as the last thing, and all or nothing.
         """
-        terms = self._terms(batch)
         weights = self._term_weights(batch.iteration)
+        terms = self._terms.of(batch, weights, measure_kl=self._diagnosing(batch.iteration))
         if report and (self._diagnosing(batch.iteration) or self._weights.needs_gradients(batch.iteration)):
             self._gradients.add({n: t for n, t in terms.items() if n == "policy" or weights[n] > 0})
         if report and self._unseen:
@@ -304,89 +296,6 @@ class EnvRLModule(L.LightningModule):
                 del metrics["loss_policy"]
             self._accounts.add({**metrics, "loss": total.value.detach()})
         return total.value
-
-    def _terms(self, batch: RolloutBatch) -> dict[str, LossTerm]:
-        """All terms of a micro-batch, those of weight 0 without gradients."""
-        weights = self._term_weights(batch.iteration)
-        terms = self._policy_terms(batch, weights)
-        if batch.questions is not None and batch.phase is not Phase.POLICY:
-            asked = any(weights[objective.name] > 0 for objective in self.objectives)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and asked):
-                states = self.policy.states(batch.questions)
-                terms = self._objective_terms(batch, batch.questions, states, terms)
-        return terms
-
-    def _policy_terms(self, batch: RolloutBatch, weights: dict[str, float]) -> dict[str, LossTerm]:
-        rows, counts = batch.policy, batch.denominators
-        if rows is None:
-            return {"policy": LossTerm(self._zero(), {})}
-        states = self.policy.states(rows)
-        if batch.phase is Phase.AUXILIARY:
-            return self._objective_terms(batch, rows, states, {"policy": LossTerm(self._zero(), {})})
-        acted = rows.roles[:, 1:] == Role.ACTION
-        targets = rows.token_ids[:, 1:][acted]
-        told = target_scores(
-            self.policy, states.before(acted), targets, entropy=True, entropy_gradient=weights["entropy"] > 0
-        )
-        logprobs = told.logprobs
-        # Rows are left out only where entropy and KL have no weight: then these are measured on the others.
-        taken = replace(counts, action_tokens=counts.taken_tokens, policy_rows=counts.taken_rows)
-        shares, own_shares = self._token_weights(acted, counts), self._token_weights(acted, taken)
-        terms = {
-            "policy": clipped_surrogate(
-                logprobs,
-                rows.sampled_logprobs[:, 1:][acted],
-                rows.advantages[:, 1:][acted],
-                clip_low=self._loss.clip_low,
-                clip_high=self._loss.clip_high,
-                dual_clip=self._loss.dual_clip,
-                denominator=counts.action_tokens,
-                measured=counts.taken_tokens,
-                weights=shares,
-            )
-        }
-        terms["entropy"] = entropy_bonus(told.entropies, denominator=taken.action_tokens, weights=own_shares)
-        if self.critic is not None and rows.turns is not None:
-            terms["value"] = self.critic.loss(states, rows.turns, counts.turns)
-        if weights["kl"] > 0 or self._diagnosing(batch.iteration):
-            with torch.set_grad_enabled(weights["kl"] > 0):
-                terms["kl"] = self._kl(rows, acted, targets, logprobs, taken.action_tokens, own_shares)
-        return terms if batch.phase is Phase.POLICY else self._objective_terms(batch, rows, states, terms)
-
-    def _objective_terms(
-        self, batch: RolloutBatch, rows: RowBatch, states: RowStates, have: dict[str, LossTerm]
-    ) -> dict[str, LossTerm]:
-        """The terms there are, and those of objectives with targets in these rows."""
-        weights, counts = self.weights(batch.iteration), batch.denominators
-        return have | objective_terms(self.policy, self.objectives, rows, states, counts, weights, have)
-
-    def _token_weights(self, acted: Tensor, counts: Denominators) -> Tensor | None:
-        """Weights of the written tokens of some rows; a row is never split over micro-batches."""
-        return token_weights(
-            acted.sum(1, keepdim=True).expand_as(acted)[acted],
-            aggregation=self._loss.aggregation,
-            action_tokens=counts.action_tokens,
-            rows=counts.policy_rows,
-            row_limit=self._loss.row_tokens,
-        )
-
-    def _kl(
-        self,
-        rows: RowBatch,
-        acted: Tensor,
-        targets: Tensor,
-        logprobs: Tensor,
-        denominator: float,
-        weights: Tensor | None,
-    ) -> LossTerm:
-        with self.policy.reference() as reference:
-            known = reference.states(rows).before(acted)
-            told = target_scores(reference, known, targets)
-        return kl_k3(logprobs, told.logprobs, denominator=denominator, weights=weights)
-
-    def _zero(self) -> Tensor:
-        first = next(self._trained())
-        return (first * 0).sum()
 
     def _begin_iteration(self) -> None:
         self._accounts = Accounts(self._micro_batches // self._ranks.world)
