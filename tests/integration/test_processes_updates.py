@@ -11,6 +11,7 @@ import torch
 
 from envrl.experiments import run as composition
 from envrl.experiments.processes import _help as helping
+from envrl.experiments.settings import EnvSettings
 from envrl.policy.model import Policy, load_policy
 from process_runs import Done, configured, require_equal_weights, run
 
@@ -89,3 +90,32 @@ def test_a_critic_learns_the_same_in_two_processes(tmp_path: Path) -> None:
     assert abs(alone.metrics["rollout/value_mean"]) > 1e-3
     for name in learnt:
         assert two.metrics[name] == pytest.approx(alone.metrics[name], rel=2e-3, abs=1e-5), name
+
+
+IDLE: dict[str, Any] = {
+    "env.name": "coin_games:Coins",
+    "env.max_steps": 2,
+    **{f"env.{name}": getattr(EnvSettings(), name) for name in ("receptacles", "objects_per_receptacle")},
+    "env.train_games": None,
+    "rollout.refill_rounds": 0,
+    "rollout.episodes_per_game": 4,
+    "loss.sp.weight": 0.0,
+    "loss.balance.kind": "none",
+    "loss.kl_coefficient": 0.0,
+    "loss.entropy_coefficient": 0.0,
+    "evaluation.dynamics": 0,
+}
+"""Half of the groups teach nothing, and no other term reads their rows."""
+
+
+def test_rows_that_teach_nothing_are_left_out_of_every_share(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", configured(1, **IDLE, **{"batch.skip_flat": False}))
+    alone, two = (run(tmp_path / str(n), configured(n, **IDLE)) for n in (1, 2))
+    assert whole.metrics["rollout/left_out_share"] == 0
+    assert 0 < alone.metrics["rollout/left_out_share"] < 1
+    require_equal_weights(whole, alone)
+    require_equal_weights(alone, two)
+    told = ("rollout/left_out_share", "train/entropy", "train/ratio_mean", "train/loss_policy", "train/kl")
+    for name in (*told, "train/grad_norm", "train/loss"):
+        assert two.metrics[name] == pytest.approx(alone.metrics[name], rel=2e-3, abs=1e-5), name
+    assert alone.metrics["train/grad_norm"] > 1e-3
