@@ -14,9 +14,10 @@ import torch
 from envrl.errors import PolicyFault
 from envrl.losses.schedules import Schedule
 from envrl.policy.batch import Denominators, RolloutBatch, RowBatch
+from envrl.policy.memory import is_out_of_memory
 from envrl.policy.settings import LoraSettings, PolicySettings
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings
-from envrl.training.memory import FittingPasses, is_out_of_memory
+from envrl.training.memory import FittingPasses
 from envrl.training.settings import LossSettings
 from small_runs import RunPlan, SmallRun, fit, small_run, weights
 from support import IdentityEnv, game, word_checkpoint

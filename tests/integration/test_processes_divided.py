@@ -32,6 +32,7 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 def require_same(a: dict[str, Any], b: dict[str, Any]) -> None:
     """Bitwise: weights, and both moments of every weight."""
+    assert a["state_dict"]
     assert a["state_dict"].keys() == b["state_dict"].keys()
     assert all(torch.equal(w, b["state_dict"][name]) for name, w in a["state_dict"].items())
     [mine], [other] = a["optimizer_states"], b["optimizer_states"]

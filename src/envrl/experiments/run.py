@@ -86,6 +86,7 @@ def closed_in_the_end(sampler: Sampler) -> Iterator[None]:
 
 def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
     """Loads and connects everything a run needs; fails before any work if something is missing."""
+    ranks = replace(ranks, divides=config.train.strategy == "zero")
     sampler = build_sampler(config)
     # Games that are not there yet are made by one process and found by the others.
     made = ranks.first(
@@ -109,7 +110,7 @@ def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
         iterations=config.train.iterations,
         micro_batches=config.batch.micro_batches,
         diagnose_every=config.train.diagnose_every,
-        ranks=replace(ranks, divides=config.train.strategy == "zero"),
+        ranks=ranks,
     )
     critic = module.critic
     source = RolloutSource(

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from envrl.errors import EnvrlError
+from envrl.policy.memory import is_out_of_memory
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -136,4 +137,7 @@ def together(exchange: Callable[[], object]) -> None:
     try:
         exchange()
     except RuntimeError as error:
+        # The others are there; this process has no room for what they send, or for what it computes first.
+        if is_out_of_memory(error):
+            raise
         raise ProcessGone(_GONE) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
@@ -14,11 +13,8 @@ from torch import Tensor
 
 from envrl.errors import PolicyFault
 from envrl.policy.batch import RolloutBatch, RowBatch, TurnBatch
+from envrl.policy.memory import is_out_of_memory
 from envrl.training.notices import warn
-
-_NO_MEMORY = re.compile(
-    r"out of memory|not enough memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
-)
 
 
 @dataclass
@@ -149,13 +145,6 @@ class FittingPasses:
                 "gradient; raise batch.micro_batches to save the time of the failed attempts",
             )
         return [_Piece(part, piece.reported) for part in parts]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of the machine or of an accelerator, does not suffice."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def halves(batch: RolloutBatch) -> tuple[RolloutBatch, RolloutBatch] | None:

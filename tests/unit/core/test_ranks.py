@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from envrl.errors import PolicyFault
-from envrl.policy.ranks import ALONE, Ranks
+from envrl.policy.ranks import ALONE, ProcessGone, Ranks, together
 
 WORLD = 2
 
@@ -116,3 +116,25 @@ def test_alone_everything_is_done_here() -> None:
 
 def _refuse() -> None:
     raise PolicyFault("no")
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (RuntimeError("Connection closed by peer"), ProcessGone),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), torch.OutOfMemoryError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError),
+    ],
+)
+def test_a_full_device_is_not_taken_for_a_process_that_is_gone(
+    error: RuntimeError, becomes: type[Exception]
+) -> None:
+    """As the first step of a divided optimiser may find, where its state is made."""
+
+    def exchange() -> None:
+        raise error
+
+    with pytest.raises(becomes) as caught:
+        together(exchange)
+    assert type(caught.value) is becomes
+    assert (caught.value is error) is (becomes is not ProcessGone)
