@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from mlflow.tracking import MlflowClient
 
 from envrl.analysis.records import RunRecord
 from envrl.experiments.config import RunConfig, config_from
+from envrl.experiments.processes import _help as helping
 from envrl.experiments.resume import CHECKPOINT
 from envrl.experiments.run import execute_run
 from envrl.experiments.runner import Runner, RunPlace
+from envrl.policy.model import Policy, load_policy
 from envrl.tracking.store import open_store
 from envrl.training.progress import Progress
 from envrl.types import Group
@@ -72,6 +75,60 @@ def run(folder: Path, config: RunConfig, report: Callable[[Progress], None] | No
     assert record.mlflow_run_id is not None
     metrics = MlflowClient(place.store.uri).get_run(record.mlflow_run_id).data.metrics
     return Done(record, state, metrics, episodes)
+
+
+def interrupted(folder: Path, config: RunConfig, after: int) -> None:
+    """Executes a run that is stopped after so many iterations."""
+
+    def stop(progress: Progress) -> None:
+        if progress.iteration == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, config, stop)
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """Weights and optimiser of a run's newest checkpoint."""
+    found: dict[str, Any] = torch.load(place_in(folder).folder(0) / CHECKPOINT, weights_only=True)
+    return found
+
+
+def require_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Bitwise: weights, and both moments of every weight."""
+    assert a["state_dict"]
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    assert all(torch.equal(w, b["state_dict"][name]) for name, w in a["state_dict"].items())
+    [mine], [other] = a["optimizer_states"], b["optimizer_states"]
+    assert mine["param_groups"] == other["param_groups"]
+    assert mine["state"].keys() == other["state"].keys() == set(range(len(a["state_dict"])))
+    for number, kept in mine["state"].items():
+        assert kept.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(value, other["state"][number][name]) for name, value in kept.items())
+        assert float(kept["exp_avg_sq"].abs().max()) > 0
+
+
+MOST_TOKENS = 400
+"""What fits into the memory of a process that has little: the longest row there can be, but not several."""
+
+
+def with_little_memory(*arguments: Any, **options: Any) -> Policy:
+    """The policy, of which an update over many tokens fails as on a device that is full."""
+    policy = load_policy(*arguments, **options)
+
+    def before(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        tokens = inputs[0].shape[:-1].numel()
+        if torch.is_grad_enabled() and tokens > MOST_TOKENS:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    policy.causal.get_decoder().layers[0].register_forward_pre_hook(before)
+    return policy
+
+
+def helper_with_little_memory(config: Any, place: Any, address: Any, told: Any) -> None:
+    """A helping process; it is started by its name."""
+    with patch("envrl.experiments.run.load_policy", with_little_memory):
+        helping(config, place, address, told)
 
 
 def require_equal_weights(a: Done, b: Done) -> None:

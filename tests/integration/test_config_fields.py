@@ -580,12 +580,21 @@ def test_processes_fit_the_batch_and_the_machine(tmp_path: Path) -> None:
     assert f"use a multiple of {micro_batches + 1}" in fault(devices=micro_batches + 1)
     assert f"use a multiple of {2 * micro_batches}" in fault(devices=2, nodes=micro_batches)
     assert "train.devices is 0; use at least 1" in fault(devices=0)
-    assert "a policy cut into pieces can't serve; use zero" in fault(strategy="fsdp")
-    for strategy in ("ddp", "zero"):
+    for strategy in ("ddp", "zero", "fsdp"):
         assert f"{strategy}, which changes nothing with train.devices=1" in fault(strategy=strategy)
     divided = {"train.devices": 2, "batch.micro_batches": 2, "train.strategy": "zero"}
     with pytest.raises(ConfigFault, match=r"train.strategy is zero, .* but optim.eight_bit is set"):
         configured(**divided, **{"optim.eight_bit": True})
+    pieces = {**divided, "train.strategy": "fsdp", "train.diagnose_every": 0}
+    assert configured(**pieces).train.strategy == "fsdp"
+    for changed, said in (
+        ({"train.diagnose_every": 10}, r"diagnose_every is 10, .* set train.diagnose_every=0"),
+        ({"policy.load_in_4bit": True}, r"or policy.load_in_8bit is set, .* can't be cut; load the base"),
+        ({"loss.balance.kind": "gradient_norm"}, r"loss.balance.kind is gradient_norm, .* another kind"),
+        ({"policy.lora.enabled": False, "optim.eight_bit": True}, r"optim.eight_bit is set, .* to false"),
+    ):
+        with pytest.raises(ConfigFault, match=r"train.strategy is fsdp.*" + said):
+            configured(**{**pieces, **changed})
     two = configured(**{"batch.micro_batches": 2, "train.nodes": 2})
     place = RunPlace(tmp_path, "two", "run", Store(tmp_path, "none", None))
     with pytest.raises(ConfigFault, match="start the run on each of them by `torchrun --nnodes 2 "):

@@ -12,35 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from envrl.experiments.processes import _help as helping
-from envrl.experiments.resume import CHECKPOINT
 from envrl.training.divided import DividedAdamW
 from envrl.training.module import EnvRLModule
 from envrl.training.optimiser import adamw
-from envrl.training.progress import Progress
 from envrl.training.settings import OptimSettings
-from process_runs import configured, place_in, run
+from process_runs import configured, interrupted, require_same, run, state_of
 
 pytestmark = pytest.mark.usefixtures("own_places")
 DIVIDED = {"train.strategy": "zero"}
-
-
-def state_of(folder: Path) -> dict[str, Any]:
-    """Weights and optimiser of a run's newest checkpoint."""
-    found: dict[str, Any] = torch.load(place_in(folder).folder(0) / CHECKPOINT, weights_only=True)
-    return found
-
-
-def require_same(a: dict[str, Any], b: dict[str, Any]) -> None:
-    """Bitwise: weights, and both moments of every weight."""
-    assert a["state_dict"]
-    assert a["state_dict"].keys() == b["state_dict"].keys()
-    assert all(torch.equal(w, b["state_dict"][name]) for name, w in a["state_dict"].items())
-    [mine], [other] = a["optimizer_states"], b["optimizer_states"]
-    assert mine["state"].keys() == other["state"].keys() == set(range(len(a["state_dict"])))
-    for number, kept in mine["state"].items():
-        assert kept.keys() == {"step", "exp_avg", "exp_avg_sq"}
-        assert all(torch.equal(value, other["state"][number][name]) for name, value in kept.items())
-        assert float(kept["exp_avg_sq"].abs().max()) > 0
 
 
 def held(module: EnvRLModule) -> int:
@@ -111,24 +90,14 @@ def test_each_process_holds_about_half(divided: Path) -> None:
 def test_a_run_goes_on_whether_divided_or_not(
     tmp_path: Path, whole: Path, first: dict[str, Any], then: dict[str, Any]
 ) -> None:
-    def stop(progress: Progress) -> None:
-        if progress.iteration == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, configured(2, **first), stop)
+    interrupted(tmp_path, configured(2, **first), after=2)
     assert run(tmp_path, configured(2, **then)).record.status == "finished"
     require_same(state_of(tmp_path), state_of(whole))
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_alone(tmp_path: Path, divided: Path) -> None:
-    def stop(progress: Progress) -> None:
-        if progress.iteration == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, configured(2, **DIVIDED), stop)
+    interrupted(tmp_path, configured(2, **DIVIDED), after=2)
     run(tmp_path, configured(1))
     expected = state_of(divided)["state_dict"]
     for name, weight in state_of(tmp_path)["state_dict"].items():
@@ -153,7 +122,7 @@ def test_the_critic_keeps_its_own_learning_rate_and_a_closure_has_gradients() ->
     def stepped(divided: bool) -> list[Tensor]:
         policy, critic = (nn.Parameter(tensor.clone()) for tensor in start)
         settings = OptimSettings(lr=0.1, weight_decay=0.01)
-        optimiser = adamw([policy], settings, [critic], 0.01, divided=divided)
+        optimiser = adamw([policy], settings, [critic], 0.01, divided="state" if divided else "nothing")
 
         def closure() -> float:
             optimiser.zero_grad()

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
-import torch
 
 from envrl.experiments import run as composition
-from envrl.experiments.processes import _help as helping
 from envrl.experiments.settings import EnvSettings
-from envrl.policy.model import Policy, load_policy
-from process_runs import Done, configured, require_equal_weights, run
+from process_runs import (
+    Done,
+    configured,
+    helper_with_little_memory,
+    require_equal_weights,
+    run,
+    with_little_memory,
+)
 
 pytestmark = [pytest.mark.usefixtures("own_places"), pytest.mark.slow]
 
-MOST_TOKENS = 400
-"""What fits into the memory of a process that has little: the longest row there can be, but not several."""
 PPO: dict[str, Any] = {
     "loss.algorithm": "ppo",
     "loss.ppo.gamma": 0.9,
@@ -28,25 +29,6 @@ PPO: dict[str, Any] = {
     "train.iterations": 3,
     "evaluation.dynamics": 0,
 }
-
-
-def with_little_memory(*arguments: Any, **options: Any) -> Policy:
-    """The policy, of which an update over many tokens fails as on a device that is full."""
-    policy = load_policy(*arguments, **options)
-
-    def before(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        tokens = inputs[0].shape[:-1].numel()
-        if torch.is_grad_enabled() and tokens > MOST_TOKENS:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    policy.causal.get_decoder().layers[0].register_forward_pre_hook(before)
-    return policy
-
-
-def _helper_with_little_memory(config: Any, place: Any, address: Any, told: Any) -> None:
-    """A helping process; it is started by its name."""
-    with patch("envrl.experiments.run.load_policy", with_little_memory):
-        helping(config, place, address, told)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +52,7 @@ def test_one_process_makes_its_micro_batches_in_parts(
     if starved == 0:
         monkeypatch.setattr(composition, "load_policy", with_little_memory)
     else:
-        monkeypatch.setattr("envrl.experiments.processes._help", _helper_with_little_memory)
+        monkeypatch.setattr("envrl.experiments.processes._help", helper_with_little_memory)
     capfd.readouterr()
     divided = run(tmp_path, configured(2))
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: memory")]

@@ -73,6 +73,32 @@ def check_processes(train: TrainSettings, batch: BatchSettings, optim: OptimSett
         )
 
 
+def check_pieces(
+    train: TrainSettings, policy: PolicySettings, loss: LossSettings, optim: OptimSettings
+) -> None:
+    """Refuses what a policy whose layers are in pieces can't do."""
+    if policy.quantised:
+        raise ConfigFault(
+            "train.strategy is fsdp, but policy.load_in_4bit or policy.load_in_8bit is set, and quantised "
+            "layers can't be cut; load the base in policy.dtype, or use train.strategy=ddp"
+        )
+    if train.diagnose_every > 0:
+        raise ConfigFault(
+            f"train.strategy is fsdp, but train.diagnose_every is {train.diagnose_every}, and the gradient "
+            "of a single term can't be measured in pieces; set train.diagnose_every=0"
+        )
+    if loss.balance.kind == "gradient_norm":
+        raise ConfigFault(
+            "train.strategy is fsdp, but loss.balance.kind is gradient_norm, and the gradient of a single "
+            "term can't be measured in pieces; use another kind of balance, or train.strategy=ddp"
+        )
+    if optim.eight_bit and not policy.lora.enabled:
+        raise ConfigFault(
+            "train.strategy is fsdp and policy.lora.enabled is false, but optim.eight_bit is set, which "
+            "knows no pieces; set it to false"
+        )
+
+
 def check_served(policy: PolicySettings) -> None:
     """Refuses a policy that a sampling server can't follow."""
     if not policy.lora.enabled:

@@ -20,6 +20,7 @@ from envrl.experiments.checks import (
     check_games_left,
     check_lengths,
     check_objectives,
+    check_pieces,
     check_processes,
     check_served,
     check_workers,
@@ -77,6 +78,8 @@ class RunConfig:
             check_workers(self.env, self.rollout)
         check_games_left(self.env, self.rollout)
         check_processes(self.train, self.batch, self.optim)
+        if self.train.strategy == "fsdp":
+            check_pieces(self.train, self.policy, self.loss, self.optim)
         if self.sampling.server.url is not None:
             check_served(self.policy)
         _ = self.bounded_rollout  # refuses a buffer longer than an answer

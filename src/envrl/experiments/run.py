@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -44,6 +45,9 @@ from envrl.seeding import derive_seed
 from envrl.tracking.runs import find_run
 from envrl.training.module import EnvRLModule
 from envrl.training.progress import Progress
+
+_DIVIDED: Mapping[str, Literal["state", "layers"]] = {"zero": "state", "fsdp": "layers"}
+"""What strategies divide among the processes."""
 
 _PANEL_AT_ONCE = 128
 """Most games of a panel that are played at once; the others begin as these end."""
@@ -86,7 +90,7 @@ def closed_in_the_end(sampler: Sampler) -> Iterator[None]:
 
 def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
     """Loads and connects everything a run needs; fails before any work if something is missing."""
-    ranks = replace(ranks, divides=config.train.strategy == "zero")
+    ranks = replace(ranks, divides=_DIVIDED.get(config.train.strategy, "nothing"))
     sampler = build_sampler(config)
     # Games that are not there yet are made by one process and found by the others.
     made = ranks.first(
@@ -99,7 +103,7 @@ def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
             "processes of a run need the same files of games"
         )
     torch.manual_seed(derive_seed(config.seed, "model"))
-    policy = load_policy(config.embodied)
+    policy = load_policy(config.embodied, to_divide=ranks.divides == "layers")
     groups = -(-config.rollout.games // ranks.world)
     pool = build_pool(config, games.panel, groups * config.rollout.episodes_per_game, ranks)
     collector = build_collector(config, policy, pool)

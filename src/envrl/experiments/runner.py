@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import yaml
+from torch import Tensor
 
 from envrl.analysis.episodes import episode_of, write_episodes
 from envrl.analysis.records import RunRecord, record_path, write_record, write_text_atomic
@@ -27,7 +28,7 @@ from envrl.experiments.evaluation import PanelResult, play_panel
 from envrl.experiments.full_disk import full_disk
 from envrl.experiments.games import GameSets
 from envrl.experiments.plain import as_plain
-from envrl.experiments.resume import CHECKPOINT, without_processes
+from envrl.experiments.resume import CHECKPOINT, read_checkpoint, without_processes
 from envrl.experiments.strategy import strategy_of
 from envrl.policy.model import Policy
 from envrl.policy.ranks import ALONE, Ranks
@@ -254,6 +255,10 @@ class Runner:
         return self._record.training_success[-1] if self._record.training_success else None
 
     def _evaluate(self, iteration: int) -> float:
+        with self._parts.policy.whole():
+            return self._played(iteration)
+
+    def _played(self, iteration: int) -> float:
         parts, config = self._parts, self._config
         result = play_panel(
             parts.policy,
@@ -324,9 +329,16 @@ class Runner:
 
     def _log_endings(self) -> None:
         adapter = self._folder / ADAPTER
-        self._parts.policy.save_adapter(adapter)
+        self._parts.policy.save_adapter(adapter, self._whole_weights())
         log_artifact(self._place.store, self._run_id, adapter, ADAPTER)
         log_artifact(self._place.store, self._run_id, self._folder / CHECKPOINT, "checkpoints")
+
+    def _whole_weights(self) -> dict[str, Tensor] | None:
+        """Trained weights out of the last checkpoint, where this process holds pieces of them alone."""
+        if self._parts.policy.pieces is None:
+            return None
+        state, prefix = read_checkpoint(self._folder / CHECKPOINT)["state_dict"], "policy.model."
+        return {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
 
     def _update(self, **changes: Any) -> None:
         seconds = self._seconds_before + time.perf_counter() - self._started

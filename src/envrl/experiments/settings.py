@@ -178,7 +178,7 @@ class TrainSettings:
     strategy: Literal["auto", "ddp", "zero", "fsdp"] = "auto"
     """How several devices share the work. auto, ddp: each holds the whole policy, plays every n-th game
     and computes its share of every update; zero: so too, with the optimiser's state divided among them;
-    fsdp, the policy cut into pieces, is refused."""
+    fsdp: the policy's layers are divided too during updates, and whole while a device plays."""
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     """Lightning precision of the update."""
     diagnose_every: int = 10
@@ -193,13 +193,7 @@ class TrainSettings:
         for name in ("iterations", "threads", "checkpoint_every", "devices", "nodes"):
             if getattr(self, name) < 1:
                 raise ConfigFault(f"train.{name} is {getattr(self, name)}; use at least 1")
-        if self.strategy == "fsdp":
-            raise ConfigFault(
-                "train.strategy is fsdp, but each process plays games of its own, with a number of forward "
-                "passes of its own, which a policy cut into pieces can't serve; use zero, which divides the "
-                "optimiser's state, or policy.load_in_4bit if the policy is too large for one device"
-            )
-        if self.strategy in ("ddp", "zero") and self.processes == 1:
+        if self.strategy != "auto" and self.processes == 1:
             raise ConfigFault(
                 f"train.strategy is {self.strategy}, which changes nothing with train.devices=1; use auto, "
                 "or more devices"

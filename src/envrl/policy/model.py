@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -38,6 +38,9 @@ from envrl.policy.reading import (
 from envrl.policy.settings import TINY_CHECKPOINT, LoraSettings, PolicySettings, model_source
 from envrl.policy.states import RowStates
 
+if TYPE_CHECKING:
+    from envrl.policy.pieces import Pieces
+
 __all__ = [
     "TINY_CHECKPOINT",
     "LoraSettings",
@@ -57,17 +60,21 @@ class Policy(nn.Module):
         model: The trained model: a ``PeftModel`` with adapters, else the bare causal model.
         chat: Markup and tokenizer.
         settings: What it was loaded from.
+        pieces: What its layers are cut into pieces by (:meth:`divide`); None while they are whole.
     """
 
-    def __init__(self, base: PreTrainedModel, chat: ChatMarkup, settings: PolicySettings) -> None:
+    def __init__(
+        self, base: PreTrainedModel, chat: ChatMarkup, settings: PolicySettings, *, to_divide: bool = False
+    ) -> None:
         super().__init__()
         self.chat = chat
         self.settings = settings
+        self.pieces: Pieces | None = None
         # The copies are kept out of the module tree: they are neither trained nor checkpointed.
         self._sampling_copy: list[PreTrainedModel] = []
         self._reference_copy: list[PreTrainedModel] = []
         if settings.lora.enabled:
-            if settings.merge_for_sampling and not settings.quantised:
+            if settings.merge_for_sampling and not settings.quantised and not to_divide:
                 self._sampling_copy = [_frozen_copy(base)]
             self.model: nn.Module = get_peft_model(base, _lora_config(settings.lora))
         else:
@@ -174,18 +181,48 @@ class Policy(nn.Module):
         if not isinstance(self.model, PeftModel) and not self._reference_copy:
             self._reference_copy = [_frozen_copy(self.causal)]
 
+    def divide(self, device: torch.device) -> None:
+        """Cuts the layers, those of a kept reference too, into pieces on the processes of the run.
+
+        All processes call it, after the weights are loaded. From then on a process plays inside
+        :meth:`whole`, and all make the same passes in updates.
+
+        Raises:
+            PolicyFault: The model does not say what its layers are.
+        """
+        # Torch's distributed modules take more than a second to import.
+        from envrl.policy.pieces import Pieces
+
+        self.to(device)
+        self.pieces = Pieces(self.causal, [model.to(device) for model in self._reference_copy], device)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """While a process computes on its own: layers in pieces are put together for as long."""
+        return nullcontext() if self.pieces is None else self.pieces.whole()
+
     def sampling_model(self) -> PreTrainedModel:
         """The model to sample from, with the adapters' current weights in it."""
+        if self.pieces is not None and self.settings.merge_for_sampling:
+            self.pieces.merge()
         if not self._sampling_copy:
             return self.causal
         copied = _moved(self._sampling_copy[0], self.model)
         _merge_into(copied, self.causal)
         return copied
 
-    def save_adapter(self, folder: Path) -> None:
-        """Writes adapters in peft format (or the whole model where there are none), with tokenizer."""
+    def save_adapter(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Writes adapters in peft format (or the whole model where there are none), with tokenizer.
+
+        Args:
+            folder: Where to.
+            weights: Trained weights by their names in ``model``, in place of those that it holds.
+        """
+        if weights is None and self.pieces is not None:
+            # Asked for its own, a model in pieces would give up layers that are whole.
+            weights = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         with quiet():
-            self.model.save_pretrained(folder)  # type: ignore[operator]
+            chosen = {} if weights is None else {"state_dict": dict(weights)}
+            self.model.save_pretrained(folder, **chosen)  # type: ignore[operator]
         self.chat.tokenizer.save_pretrained(folder)
 
     def save_merged(self, folder: Path) -> None:
@@ -222,8 +259,13 @@ def check_policy(settings: PolicySettings) -> None:
         AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
-def load_policy(settings: PolicySettings) -> Policy:
+def load_policy(settings: PolicySettings, *, to_divide: bool = False) -> Policy:
     """Loads model, tokenizer and adapters.
+
+    Args:
+        settings: What to load.
+        to_divide: It is going to be cut into pieces (:meth:`Policy.divide`), so there is no copy to sample
+            from: adapters are merged where the layers stand.
 
     Raises:
         PolicyFault: The model can't be found or read, or the hardware can't do what was asked.
@@ -244,7 +286,7 @@ def load_policy(settings: PolicySettings) -> Policy:
     chat = ChatMarkup(tokenizer)
     try:
         with quiet():
-            return Policy(base, chat, settings)
+            return Policy(base, chat, settings, to_divide=to_divide)
     except ValueError as error:
         raise PolicyFault(
             f"policy.lora.targets '{settings.lora.targets}' does not fit the model '{settings.model}' "

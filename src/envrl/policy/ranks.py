@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ from envrl.policy.memory import is_out_of_memory
 T = TypeVar("T")
 U = TypeVar("U")
 
-_GONE = (
+GONE = (
     "another process of this run has ended, so this one can't go on; what it ended of is its own last "
     "message. Run the same command again to go on from the last checkpoint"
 )
@@ -39,14 +39,15 @@ class Ranks:
         world: Number of processes.
         local_rank: Number of this process on its machine.
         node: Number of its machine.
-        divides: Whether the optimiser's state is divided among the processes.
+        divides: What is divided among the processes: nothing, the optimiser's state, or the policy's layers
+            and the state of what is trained of them.
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     node: int = 0
-    divides: bool = False
+    divides: Literal["nothing", "state", "layers"] = "nothing"
 
     @property
     def writes(self) -> bool:
@@ -140,4 +141,4 @@ def together(exchange: Callable[[], object]) -> None:
         # The others are there; this process has no room for what they send, or for what it computes first.
         if is_out_of_memory(error):
             raise
-        raise ProcessGone(_GONE) from error
+        raise ProcessGone(GONE) from error

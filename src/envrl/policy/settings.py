@@ -74,7 +74,8 @@ class PolicySettings:
     512 MiB in float32, 883 tokens of Qwen2.5."""
     merge_for_sampling: bool = True
     """Sample from a copy of the base with the adapters merged in (faster, one copy more in memory);
-    false samples through the adapters. Quantised bases are never merged."""
+    false samples through the adapters. Quantised bases are never merged, and with train.strategy=fsdp
+    there is no copy."""
 
     def __post_init__(self) -> None:
         if self.load_in_4bit and self.load_in_8bit:

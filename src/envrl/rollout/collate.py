@@ -173,6 +173,34 @@ def make_batches(
     return batches
 
 
+def like_the_others(batch: RolloutBatch, others: Sequence[RolloutBatch]) -> RolloutBatch:
+    """A micro-batch with a row of each kind that any of the others has; what is added has no targets."""
+    policy = next((b.policy for b in others if b.policy is not None), None)
+    questions = next((b.questions for b in others if b.questions is not None), None)
+    return replace(
+        batch, policy=batch.policy or _blank(policy), questions=batch.questions or _blank(questions)
+    )
+
+
+def _blank(example: RowBatch | None) -> RowBatch | None:
+    """A row of nothing but filler, of the form of other rows."""
+    if example is None:
+        return None
+    width = 2
+    return replace(
+        example,
+        token_ids=example.token_ids[:1, :width],
+        roles=torch.zeros_like(example.roles[:1, :width]),
+        sampled_logprobs=torch.zeros_like(example.sampled_logprobs[:1, :width]),
+        advantages=torch.zeros_like(example.advantages[:1, :width]),
+        kinds=example.kinds[:1],
+        policy_version=example.policy_version[:1],
+        lengths=torch.zeros_like(example.lengths[:1]),
+        turns=None,
+        marks={name: torch.zeros_like(mark[:1, :width]) for name, mark in example.marks.items()},
+    )
+
+
 def _update(
     policy: Sequence[TokenRow],
     idle: Sequence[TokenRow],

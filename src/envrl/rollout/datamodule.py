@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from envrl.policy.batch import RolloutBatch
 from envrl.policy.ranks import ALONE, Ranks
+from envrl.rollout.collate import like_the_others
 from envrl.rollout.settings import BatchSettings
 from envrl.rollout.source import Experience, RolloutSource
 
@@ -73,8 +74,16 @@ class RolloutDataModule(L.LightningDataModule):
         return experience
 
     def share(self, batches: list[RolloutBatch]) -> list[RolloutBatch]:
-        """This process's share of an iteration's micro-batches: the same number of every update's."""
-        mine = batches[self._ranks.rank :: self._ranks.world]
+        """This process's share of an iteration's micro-batches: the same number of every update's.
+
+        Where processes share the policy's layers, those at a time hold the same kinds of rows, so that all
+        processes make the same passes.
+        """
+        rank, world = self._ranks.rank, self._ranks.world
+        mine = batches[rank::world]
+        if self._ranks.divides == "layers":
+            at_once = [batches[start : start + world] for start in range(0, len(batches), world)]
+            mine = [like_the_others(step[rank], step) for step in at_once]
         return [replace(mine[0], first_of_iteration=True), *mine[1:]]
 
     def train_dataloader(self) -> DataLoader[RolloutBatch]:

@@ -133,6 +133,10 @@ class RolloutSource:
 
     def collect(self, iteration: int, policy_version: int) -> Experience:
         """Plays an iteration's episodes and makes its micro-batches."""
+        with self._policy.whole():
+            return self._collect(iteration, policy_version)
+
+    def _collect(self, iteration: int, policy_version: int) -> Experience:
         played = self._play(iteration, policy_version)
         groups, rollout = played.groups, self._settings.rollout
         wanted, auxiliary = self._wanted(iteration), self._settings.auxiliary

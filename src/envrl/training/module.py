@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -15,17 +15,21 @@ from envrl.errors import DataFault, PolicyFault
 from envrl.losses.terms import LossTerm, combine
 from envrl.policy.batch import Phase, RolloutBatch
 from envrl.policy.model import Policy
+from envrl.policy.parts import is_piece
 from envrl.policy.ranks import ALONE, Ranks
 from envrl.training.accounts import Accounts
 from envrl.training.critic import Critic
 from envrl.training.gradients import TermGradients
 from envrl.training.memory import FittingPasses
 from envrl.training.objectives.registry import WeightedObjective, objectives_of
-from envrl.training.optimiser import adamw, clip_each_group
+from envrl.training.optimiser import adamw, clip_each_group, gradient_norm
 from envrl.training.settings import LossSettings, OptimSettings
 from envrl.training.skipping import SkippedUpdates
 from envrl.training.update_terms import UpdateTerms
 from envrl.training.weights import AuxiliaryWeights
+
+if TYPE_CHECKING:
+    from envrl.training.pieces import EqualPasses
 
 
 class EnvRLModule(L.LightningModule):
@@ -81,7 +85,7 @@ class EnvRLModule(L.LightningModule):
         self._terms = UpdateTerms(policy, self.critic, loss, self.objectives)
         self.updates_done = 0
         self._skipped = SkippedUpdates(optim.max_skipped_updates)
-        self._passes = FittingPasses(
+        self._passes: FittingPasses | EqualPasses = FittingPasses(
             self._loss_of, self._trained, lambda: self.trainer.precision_plugin.train_step_context()
         )
         # Checkpoints hold the trained weights alone; the state of quantised ones couldn't be loaded at all.
@@ -92,6 +96,15 @@ class EnvRLModule(L.LightningModule):
             policy.keep_reference()
         # Loading leaves evaluation mode; dropout of adapters and gradient checkpointing need this one.
         policy.train()
+
+    def configure_model(self) -> None:
+        """Cuts the policy's layers into pieces where the run divides them among its processes."""
+        if self._ranks.divides == "layers" and self.policy.pieces is None:
+            # Torch's distributed modules take more than a second to import.
+            from envrl.training.pieces import EqualPasses
+
+            self.policy.divide(self.trainer.strategy.root_device)
+            self._passes = EqualPasses(self._loss_of)
 
     def weights(self, iteration: int) -> dict[str, float]:
         """λ of every objective in an iteration by its schedule, 0 once the objectives were given up."""
@@ -140,14 +153,14 @@ class EnvRLModule(L.LightningModule):
         Raises:
             PolicyFault: Too many updates one after the other had to be left out.
         """
-        self._ranks.mean_gradients(self._trained())
+        # Those of pieces were exchanged with the passes that made them.
+        self._ranks.mean_gradients(p for p in self._trained() if not is_piece(p))
         if self._idle:
             # Rows that were left out would have given 0, by which momentum and weight decay go on.
             for parameter in self._trained():
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-        norms = [p.grad.detach().norm() for p in self._trained() if p.grad is not None]
-        norm = float(torch.stack(norms).norm()) if norms else 0.0
+        norm = gradient_norm(self._trained(), self._ranks)
         sound = self._accounts.finite and math.isfinite(norm)
         if self.trainer.strategy.reduce_boolean_decision(sound, all=True):
             # The same on every process, whose accounts are added up.
@@ -207,6 +220,8 @@ class EnvRLModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the policy's trained parameters, and over the critic's at its own learning rate."""
         divided = self._ranks.divides
+        if divided == "layers" and not any(map(is_piece, self._trained())):
+            divided = "nothing"
         if self.critic is None:
             return adamw(self._trained(), self._optim, divided=divided)
         policy = (p for p in self.policy.parameters() if p.requires_grad)
@@ -220,15 +235,18 @@ class EnvRLModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips policy and critic apart."""
-        if self.critic is None or not gradient_clip_val:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        else:
-            clip_each_group(optimizer, gradient_clip_val)
+        if gradient_clip_val:
+            clip_each_group(optimizer, gradient_clip_val, self._ranks)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps trained weights, version and adaptive weights; the frozen base comes from its source."""
         trained = {n for n, p in self.named_parameters() if p.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        weights = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        if self.policy.pieces is not None:
+            from envrl.policy.pieces import joined
+
+            weights = {name: joined(weight) for name, weight in weights.items()}
+        checkpoint["state_dict"] = weights
         checkpoint["updates_done"] = self.updates_done
         checkpoint["skipped_in_a_row"] = self._skipped.in_a_row
         checkpoint["auxiliary_weights"] = self._weights.state_dict()
@@ -251,6 +269,12 @@ class EnvRLModule(L.LightningModule):
                 f"the checkpoint holds other trained weights than the run ({different[0]} is only in one of "
                 "them); go on with the configuration it was begun with, or train the run anew"
             )
+        if self.policy.pieces is not None:
+            from envrl.policy.pieces import cut_like
+
+            own = dict(self.named_parameters())
+            weights = {n: cut_like(w, own[n]) for n, w in checkpoint["state_dict"].items()}
+            checkpoint["state_dict"] = weights
 
     def _trained(self) -> Iterator[torch.nn.Parameter]:
         return (p for p in self.parameters() if p.requires_grad)

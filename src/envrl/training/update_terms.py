@@ -13,6 +13,7 @@ from envrl.losses.policy import clipped_surrogate, entropy_bonus, kl_k3
 from envrl.losses.terms import LossTerm
 from envrl.policy.batch import Denominators, Phase, RolloutBatch, RowBatch
 from envrl.policy.model import Policy
+from envrl.policy.parts import is_piece
 from envrl.policy.states import RowStates
 from envrl.training.critic import Critic
 from envrl.training.objectives.base import Objective
@@ -39,6 +40,7 @@ class UpdateTerms:
         self.critic = critic
         self.objectives = objectives
         self._loss = loss
+        self._anchor: Tensor | None = None
 
     def of(
         self, batch: RolloutBatch, weights: Mapping[str, float], *, measure_kl: bool
@@ -53,13 +55,29 @@ class UpdateTerms:
         Returns:
             Terms by name, ``policy`` among them.
         """
+        self._anchor = None
         terms = self._policy_terms(batch, weights, measure_kl)
         if batch.questions is not None and batch.phase is not Phase.POLICY:
             asked = any(weights[objective.name] > 0 for objective in self.objectives)
             with torch.set_grad_enabled(torch.is_grad_enabled() and asked):
-                states = self.policy.states(batch.questions)
+                states = self._states(batch.questions)
                 terms = self._objective_terms(batch, weights, batch.questions, states, terms)
+        if self._anchor is not None:
+            loss = terms["policy"]
+            terms["policy"] = replace(loss, value=loss.value + self._anchor)
         return terms
+
+    def _states(self, rows: RowBatch) -> RowStates:
+        """Hidden states of rows, whose pass is run backward even if nothing in it is a target.
+
+        Of a policy in pieces every process must run the passes backward that it ran forward: the others
+        do.
+        """
+        states = self.policy.states(rows)
+        if self.policy.pieces is not None and states.flat.requires_grad:
+            nothing = 0.0 * states.flat.float().sum()
+            self._anchor = nothing if self._anchor is None else self._anchor + nothing
+        return states
 
     def _policy_terms(
         self, batch: RolloutBatch, weights: Mapping[str, float], measure_kl: bool
@@ -67,7 +85,7 @@ class UpdateTerms:
         rows, counts = batch.policy, batch.denominators
         if rows is None:
             return {"policy": LossTerm(self._zero(), {})}
-        states = self.policy.states(rows)
+        states = self._states(rows)
         if batch.phase is Phase.AUXILIARY:
             return self._objective_terms(batch, weights, rows, states, {"policy": LossTerm(self._zero(), {})})
         acted = rows.roles[:, 1:] == Role.ACTION
@@ -141,5 +159,5 @@ class UpdateTerms:
         return kl_k3(logprobs, told.logprobs, denominator=denominator, weights=weights)
 
     def _zero(self) -> Tensor:
-        first = next(p for p in self.policy.parameters() if p.requires_grad)
+        first = next(p for p in self.policy.parameters() if p.requires_grad and not is_piece(p))
         return (first * 0).sum()
