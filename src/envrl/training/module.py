@@ -245,7 +245,9 @@ class EnvRLModule(L.LightningModule):
         if self.policy.pieces is not None:
             from envrl.policy.pieces import joined
 
-            weights = {name: joined(weight) for name, weight in weights.items()}
+            everything = ((name, joined(weight)) for name, weight in weights.items())
+            # All take part; only one writes.
+            weights = {name: whole for name, whole in everything if self._ranks.writes}
         checkpoint["state_dict"] = weights
         checkpoint["updates_done"] = self.updates_done
         checkpoint["skipped_in_a_row"] = self._skipped.in_a_row

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from envrl.errors import PolicyFault
@@ -93,6 +94,9 @@ class PiecesAdamW(torch.optim.Optimizer):
             own.data = local(parameter.detach())
             own.grad = None if parameter.grad is None else local(parameter.grad)
         self._inner.step()
+        for own in self._locals.values():
+            # Held here, gradients would take their memory until the next step.
+            own.grad = None
         return loss
 
     def consolidate_state_dict(self, to: int = 0) -> None:
@@ -101,14 +105,14 @@ class PiecesAdamW(torch.optim.Optimizer):
         Raises:
             ProcessGone: The connection to another process broke.
         """
-        gathered = self._inner.state_dict()
+        found, mine = self._inner.state_dict(), dist.get_rank() == to
+        gathered: dict[int, dict[str, Tensor]] = {}
         for number, parameter in enumerate(self._parameters):
-            if kept := gathered["state"].get(number):
-                gathered["state"][number] = {
-                    name: value if name == "step" else joined(as_piece(value, parameter))
-                    for name, value in kept.items()
-                }
-        self._gathered = gathered
+            for name, value in found["state"].get(number, {}).items():
+                whole = value if name == "step" else joined(as_piece(value, parameter))
+                if mine:
+                    gathered.setdefault(number, {})[name] = whole
+        self._gathered = {**found, "state": gathered}
 
     def state_dict(self) -> dict[str, Any]:
         """What was gathered last; it is not kept."""
