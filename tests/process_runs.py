@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from envrl.experiments.run import execute_run
 from envrl.experiments.runner import Runner, RunPlace
 from envrl.policy.model import Policy, load_policy
 from envrl.tracking.store import open_store
+from envrl.training.module import EnvRLModule
 from envrl.training.progress import Progress
 from envrl.types import Group
 from studies import tiny
@@ -86,6 +88,49 @@ def interrupted(folder: Path, config: RunConfig, after: int) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run(folder, config, stop)
+
+
+class Watched:
+    """Notes after every iteration what a process holds, in files of its own.
+
+    Args:
+        folder: Where to.
+        measure: What it holds, in numbers.
+    """
+
+    def __init__(self, folder: Path, measure: Callable[[EnvRLModule], dict[str, int]]) -> None:
+        self._folder = folder
+        self._measure = measure
+        self._ended = EnvRLModule.on_train_epoch_end
+
+    def __call__(self, module: EnvRLModule) -> None:
+        self._ended(module)
+        file = held_file(self._folder, module._ranks.rank, module.trainer.current_epoch)
+        file.write_text(json.dumps(self._measure(module)))
+
+
+def held_file(folder: Path, rank: int, iteration: int) -> Path:
+    """What a process held after an iteration."""
+    return folder / f"held_{rank}_{iteration}.json"
+
+
+def held_by_both(folder: Path, iteration: int) -> list[dict[str, int]]:
+    """What each of two processes held after an iteration."""
+    return [json.loads(held_file(folder, rank, iteration).read_text()) for rank in (0, 1)]
+
+
+def watched_run(folder: Path, config: RunConfig, watched: Watched, helper: Callable[..., None]) -> Done:
+    """Executes a run whose processes are watched; the others by a helper that calls :func:`help_watched`."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr("envrl.experiments.processes._help", helper)
+        changed.setattr(EnvRLModule, "on_train_epoch_end", lambda module: watched(module))
+        return run(folder, config)
+
+
+def help_watched(watched: Watched, *arguments: Any) -> None:
+    """A helping process that notes what it holds."""
+    with patch.object(EnvRLModule, "on_train_epoch_end", lambda module: watched(module)):
+        helping(*arguments)
 
 
 def state_of(folder: Path) -> dict[str, Any]:

@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from envrl.experiments.processes import _help as helping
 from envrl.training.divided import DividedAdamW
 from envrl.training.module import EnvRLModule
 from envrl.training.optimiser import adamw
 from envrl.training.settings import OptimSettings
-from process_runs import configured, interrupted, require_same, run, state_of
+from process_runs import (
+    Watched,
+    configured,
+    held_by_both,
+    help_watched,
+    interrupted,
+    require_same,
+    run,
+    state_of,
+    watched_run,
+)
 
 pytestmark = pytest.mark.usefixtures("own_places")
 DIVIDED = {"train.strategy": "zero"}
 
 
-def held(module: EnvRLModule) -> int:
-    """Numbers of the optimiser's state that this process holds."""
+def held(module: EnvRLModule) -> dict[str, int]:
+    """Numbers of the optimiser's state that this process holds, and of weights."""
     optimiser = module.optimizers()
     assert not isinstance(optimiser, list)
     states = [optimiser.state, *([optimiser.optim.state] if isinstance(optimiser, DividedAdamW) else [])]
     tensors = {id(t): t for state in states for kept in state.values() for t in kept.values()}
-    return sum(tensor.numel() for tensor in tensors.values())
-
-
-class Watched:
-    """Notes after every iteration what this process holds of the optimiser's state."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._ended = EnvRLModule.on_train_epoch_end
-
-    def __call__(self, module: EnvRLModule) -> None:
-        self._ended(module)
-        iteration = module.trainer.current_epoch
-        own = {"held": held(module), "weights": sum(p.numel() for p in module._trained())}
-        (self._folder / f"held_{module._ranks.rank}_{iteration}.json").write_text(json.dumps(own))
+    return {
+        "held": sum(tensor.numel() for tensor in tensors.values()),
+        "weights": sum(p.numel() for p in module._trained()),
+    }
 
 
 def _watched_helper(config: Any, place: Any, address: Any, told: Any) -> None:
     """A helping process that notes what it holds."""
-    watched = Watched(place.study_folder.parent)
-    with patch.object(EnvRLModule, "on_train_epoch_end", lambda module: watched(module)):
-        helping(config, place, address, told)
+    help_watched(Watched(place.study_folder.parent, held), config, place, address, told)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +56,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("divided")
-    watched = Watched(folder)
-    with pytest.MonkeyPatch.context() as changed:
-        changed.setattr("envrl.experiments.processes._help", _watched_helper)
-        changed.setattr(EnvRLModule, "on_train_epoch_end", lambda module: watched(module))
-        run(folder, configured(2, **DIVIDED))
+    watched_run(folder, configured(2, **DIVIDED), Watched(folder, held), _watched_helper)
     return folder
 
 
@@ -76,7 +66,7 @@ def test_weights_and_state_are_bitwise_those_of_undivided_state(whole: Path, div
 
 def test_each_process_holds_about_half(divided: Path) -> None:
     for iteration in (0, 1):
-        found = [json.loads((divided / f"held_{rank}_{iteration}.json").read_text()) for rank in (0, 1)]
+        found = held_by_both(divided, iteration)
         both = 2 * found[0]["weights"]
         # Two moments of every weight, and a count of steps for each matrix.
         assert both <= found[0]["held"] + found[1]["held"] <= 1.01 * both

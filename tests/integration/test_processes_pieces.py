@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,15 +19,18 @@ from envrl.policy.model import Policy, load_policy
 from envrl.policy.parts import local
 from envrl.policy.settings import PolicySettings
 from envrl.training.module import EnvRLModule
-from envrl.training.pieces import PiecesAdamW
 from process_runs import (
+    Watched,
     configured,
+    held_by_both,
+    help_watched,
     helper_with_little_memory,
     interrupted,
     place_in,
     require_same,
     run,
     state_of,
+    watched_run,
     with_little_memory,
 )
 from support import checkpoint
@@ -56,36 +58,25 @@ def require_same_runs(a: Path, b: Path) -> None:
     assert all(torch.equal(weight, other[name]) for name, weight in mine.items())
 
 
-class Watched:
-    """Notes after every iteration what this process holds of weights and the optimiser's state."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._ended = EnvRLModule.on_train_epoch_end
-
-    def __call__(self, module: EnvRLModule) -> None:
-        self._ended(module)
-        optimiser = module.optimizers()
-        assert isinstance(optimiser, PiecesAdamW | torch.optim.Optimizer)
-        inner = getattr(optimiser, "_inner", optimiser)
-        state = (t for kept in inner.state.values() for name, t in kept.items() if name != "step")
-        layers = {n: p for n, p in module.policy.named_parameters() if ".layers." in n}
-        found = {
-            "state": sum(t.numel() for t in state),
-            "layers": sum(local(p).numel() for p in layers.values()),
-            "all layers": sum(p.numel() for p in layers.values()),
-            "trained": sum(p.numel() for p in module._trained()),
-            "trained layers": sum(p.numel() for p in layers.values() if p.requires_grad),
-        }
-        name = f"held_{module._ranks.rank}_{module.trainer.current_epoch}.json"
-        (self._folder / name).write_text(json.dumps(found))
+def held(module: EnvRLModule) -> dict[str, int]:
+    """Numbers of weights and of the optimiser's state."""
+    optimiser = module.optimizers()
+    assert not isinstance(optimiser, list)
+    inner = getattr(optimiser, "_inner", optimiser)
+    state = (t for kept in inner.state.values() for name, t in kept.items() if name != "step")
+    layers = {n: p for n, p in module.policy.named_parameters() if ".layers." in n}
+    return {
+        "state": sum(t.numel() for t in state),
+        "layers": sum(local(p).numel() for p in layers.values()),
+        "all layers": sum(p.numel() for p in layers.values()),
+        "trained": sum(p.numel() for p in module._trained()),
+        "trained layers": sum(p.numel() for p in layers.values() if p.requires_grad),
+    }
 
 
 def _watched_helper(config: Any, place: Any, address: Any, told: Any) -> None:
     """A helping process that notes what it holds."""
-    watched = Watched(place.study_folder.parent)
-    with patch.object(EnvRLModule, "on_train_epoch_end", lambda module: watched(module)):
-        helping(config, place, address, told)
+    help_watched(Watched(place.study_folder.parent, held), config, place, address, told)
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +91,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All weights trained, in pieces."""
     folder = tmp_path_factory.mktemp("pieces")
-    watched = Watched(folder)
-    with pytest.MonkeyPatch.context() as changed:
-        changed.setattr("envrl.experiments.processes._help", _watched_helper)
-        changed.setattr(EnvRLModule, "on_train_epoch_end", lambda module: watched(module))
-        run(folder, configured(2, **PIECES, **ALL_WEIGHTS))
+    config = configured(2, **PIECES, **ALL_WEIGHTS)
+    watched_run(folder, config, Watched(folder, held), _watched_helper)
     return folder
 
 
@@ -114,11 +102,11 @@ def test_weights_and_state_are_bitwise_those_of_whole_layers(whole: Path, pieces
 
 def test_each_process_holds_half_of_the_layers_and_of_their_state(pieces: Path) -> None:
     for iteration in (0, 1):
-        found = [json.loads((pieces / f"held_{rank}_{iteration}.json").read_text()) for rank in (0, 1)]
-        for held in found:
-            assert held["layers"] == pytest.approx(held["all layers"] / 2, rel=0.01)
-            undivided = held["trained"] - held["trained layers"]
-            assert held["state"] == pytest.approx(2 * undivided + held["trained layers"], rel=0.01)
+        found = held_by_both(pieces, iteration)
+        for own in found:
+            assert own["layers"] == pytest.approx(own["all layers"] / 2, rel=0.01)
+            undivided = own["trained"] - own["trained layers"]
+            assert own["state"] == pytest.approx(2 * undivided + own["trained layers"], rel=0.01)
         assert found[0]["layers"] + found[1]["layers"] == found[0]["all layers"]
 
 
