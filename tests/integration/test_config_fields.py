@@ -568,6 +568,11 @@ def test_a_gpu_is_used_or_refused() -> None:
         preflight(config)
 
 
+def test_a_precision_that_would_convert_the_batch_is_refused() -> None:
+    with pytest.raises(ConfigFault, match=r"precision is bf16-true, .* use policy.dtype=bfloat16"):
+        configured(**{"train.precision": "bf16-true"})
+
+
 def test_processes_fit_the_batch_and_the_machine(tmp_path: Path) -> None:
     """What they do is in test_processes.py; here is what they are refused for."""
 

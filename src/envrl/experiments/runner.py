@@ -255,21 +255,20 @@ class Runner:
         return self._record.training_success[-1] if self._record.training_success else None
 
     def _evaluate(self, iteration: int) -> float:
-        with self._parts.policy.whole():
-            return self._played(iteration)
-
-    def _played(self, iteration: int) -> float:
         parts, config = self._parts, self._config
-        result = play_panel(
-            parts.policy,
-            parts.collector,
-            parts.games.panel,
-            temperature=config.sampling.eval_temperature,
-            iteration=iteration,
-            sampler=parts.sampler,
-            ranks=parts.ranks,
-        )
-        parts.ranks.first(lambda: self._keep(result, iteration))
+        with parts.policy.whole():
+            result = play_panel(
+                parts.policy,
+                parts.collector,
+                parts.games.panel,
+                temperature=config.sampling.eval_temperature,
+                iteration=iteration,
+                sampler=parts.sampler,
+                ranks=parts.ranks,
+            )
+        # Anew, because questions are not answered through merged adapters.
+        with parts.policy.whole():
+            parts.ranks.first(lambda: self._keep(result, iteration))
         return result.evaluation.success_rate
 
     def _keep(self, result: PanelResult, iteration: int) -> None:

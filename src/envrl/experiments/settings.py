@@ -180,7 +180,8 @@ class TrainSettings:
     and computes its share of every update; zero: so too, with the optimiser's state divided among them;
     fsdp: the policy's layers are divided too during updates, and whole while a device plays."""
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
-    """Lightning precision of the update."""
+    """Lightning precision of the update; for weights of 16 bits set policy.dtype=bfloat16, bf16-true is
+    refused."""
     diagnose_every: int = 10
     """Iterations between measurements that cost extra passes (KL to the start, gradient alignment,
     objectives of weight 0); 0 = never."""
@@ -193,6 +194,12 @@ class TrainSettings:
         for name in ("iterations", "threads", "checkpoint_every", "devices", "nodes"):
             if getattr(self, name) < 1:
                 raise ConfigFault(f"train.{name} is {getattr(self, name)}; use at least 1")
+        if self.precision == "bf16-true":
+            # Lightning would convert log-probabilities and advantages too, which need their digits.
+            raise ConfigFault(
+                "train.precision is bf16-true, which converts what a batch holds and not only weights; use "
+                "policy.dtype=bfloat16 for weights of 16 bits, with train.precision=32-true"
+            )
         if self.strategy != "auto" and self.processes == 1:
             raise ConfigFault(
                 f"train.strategy is {self.strategy}, which changes nothing with train.devices=1; use auto, "

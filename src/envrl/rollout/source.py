@@ -133,11 +133,9 @@ class RolloutSource:
 
     def collect(self, iteration: int, policy_version: int) -> Experience:
         """Plays an iteration's episodes and makes its micro-batches."""
+        # A critic's passes come later: they are the same on all processes.
         with self._policy.whole():
-            return self._collect(iteration, policy_version)
-
-    def _collect(self, iteration: int, policy_version: int) -> Experience:
-        played = self._play(iteration, policy_version)
+            played = self._play(iteration, policy_version)
         groups, rollout = played.groups, self._settings.rollout
         wanted, auxiliary = self._wanted(iteration), self._settings.auxiliary
         readers = [objective for objective in wanted.others if objective.reads_policy_rows]
