@@ -1,6 +1,8 @@
 """Loading, adapters, merging, references, quantised bases and what is refused."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +30,17 @@ def scores(policy: Policy) -> torch.Tensor:
 def plain_scores(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(input_ids=IDS).logits
+
+
+def test_what_policies_are_loaded_with_says_nothing_at_its_start() -> None:
+    # On some processors only bitsandbytes warns; on others this sees whether it would be heard.
+    code = (
+        "import envrl.policy.model, logging\n"
+        "from bitsandbytes.backends.cpu import ops\n"
+        "assert not ops.logger.isEnabledFor(logging.WARNING)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_fresh_adapters_change_nothing_and_trained_ones_do() -> None:
