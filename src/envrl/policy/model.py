@@ -28,6 +28,7 @@ from envrl.policy.packing import pack
 from envrl.policy.reading import (
     UNTRUSTED,
     first_line,
+    keep_layout,
     load_dtype,
     quantisation,
     quiet,
@@ -283,6 +284,8 @@ def load_policy(settings: PolicySettings, *, to_divide: bool = False) -> Policy:
             attn_implementation="sdpa",
             **UNTRUSTED,
         )
+        if settings.load_in_4bit:
+            keep_layout(base)
     chat = ChatMarkup(tokenizer)
     try:
         with quiet():

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 from huggingface_hub.errors import HFValidationError
+from torch import nn
 from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -108,6 +109,21 @@ def quantisation(settings: PolicySettings) -> BitsAndBytesConfig | None:
             bnb_4bit_compute_dtype=compute,
         )
     return BitsAndBytesConfig(load_in_8bit=True) if settings.load_in_8bit else None
+
+
+def keep_layout(model: nn.Module) -> None:
+    """Has layers of 4 bits compute alike on all processors, and in evaluation as in training.
+
+    On processors with AVX512-BF16, bitsandbytes lays such a layer's weights out anew in its first pass of
+    evaluation. From then on it multiplies in bfloat16 and passes no gradient to its input: what is sampled
+    would not be what is trained, and gradients would be wrong after the first rollout. A layer whose number
+    of outputs is no multiple of 32 fails an assertion.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in model.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def require_bitsandbytes(settings: PolicySettings) -> None:

@@ -207,6 +207,24 @@ def test_quantised_bases_train_and_sample_or_say_why_not(bits: str) -> None:
     assert answers[0].logprobs == pytest.approx(expected, abs=1e-3 if bits == "load_in_4bit" else 0.2)
 
 
+def test_a_base_of_4_bits_learns_as_before_after_it_was_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a processor with AVX512-BF16, where bitsandbytes has another layout for evaluation.
+    bits = pytest.importorskip("bitsandbytes.nn.modules")
+    monkeypatch.setattr(bits, "has_avx512bf16", lambda: 1)
+    try:
+        policy = policy_of(checkpoint(), lora=adapters(), load_in_4bit=True)
+    except PolicyFault as fault:
+        pytest.skip(f"not supported here: {fault}")
+    nudge(policy, size=0.05)
+    before = gradients(policy)
+    session = CachedSession(policy.sampling_model(), 1, policy.chat.end_id)
+    session.append([[2, 60, 61, 3]])
+    session.sample([np.random.default_rng(0)], 1.0, 4)
+    after = gradients(policy)
+    assert len(after) == len(before) == 28
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [(LlamaConfig, {}), (Qwen3Config, {"head_dim": 16}), (Qwen2Config, {})],
