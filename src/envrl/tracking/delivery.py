@@ -117,15 +117,23 @@ def _time_to_upload() -> Iterator[None]:
 
 def _inputs(client: MlflowClient, run_id: str, entry: Entry) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
     from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-    client.log_inputs(
-        run_id,
-        [
-            DatasetInput(Dataset(**one["dataset"]), [InputTag(MLFLOW_DATASET_CONTEXT, one["context"])])
-            for one in entry["datasets"]
-        ],
-    )
+    inputs = [
+        DatasetInput(Dataset(**one["dataset"]), [InputTag(MLFLOW_DATASET_CONTEXT, one["context"])])
+        for one in entry["datasets"]
+    ]
+    # MLflow looks whether it knows a data set and adds it if not. Where another run adds it in between it
+    # refuses the call as a bad request. It knows one more of them then, so there are as many tries as sets.
+    for _ in inputs:
+        try:
+            client.log_inputs(run_id, inputs)
+            return
+        except MlflowException as fault:
+            if fault.error_code != "BAD_REQUEST":
+                raise
+    client.log_inputs(run_id, inputs)
 
 
 def _traces(client: MlflowClient, run_id: str, entry: Entry) -> None:

@@ -4,15 +4,19 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from threading import Barrier, Thread
 
 import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningModule, Trainer
+from mlflow.exceptions import MlflowException
 from torch.utils.data import DataLoader
 
 from envrl.errors import ConfigFault, DataFault
 from envrl.tracking import runs
+from envrl.tracking.delivery import send
+from envrl.tracking.journal import Entry
 from envrl.tracking.store import Store, client, quiet_mlflow
 
 TAGS = {"env": "alfworld", "algorithm": "grpo", "arm": "grpo", "seed": "0", "panel": "abc"}
@@ -22,6 +26,11 @@ def open_run(store: Store, parent: str | None = None, run_id: str | None = None)
     with runs.run_context(store, "quick", "grpo/seed_0", parent, TAGS, run_id) as opened:
         pass
     return opened
+
+
+def open_run_without_end(store: Store, parent: str) -> str:
+    experiment = client(store).get_run(parent).info.experiment_id
+    return str(client(store).create_run(experiment).info.run_id)
 
 
 def count_runs(store: Store) -> int:
@@ -53,6 +62,41 @@ def test_system_metrics_are_logged_into_the_same_run(store: Store, monkeypatch: 
     assert metrics["eval/success_rate"] == 0.25
     assert metrics["system/system_memory_usage_megabytes"] > 0
     assert count_runs(store) == 1
+
+
+def test_runs_that_begin_together_share_their_data_sets(store: Store) -> None:
+    parent = runs.start_study(store, "quick", "study", {})
+    opened = [open_run_without_end(store, parent) for _ in range(2)]
+    faults: list[Exception] = []
+
+    def log(run_id: str, entry: Entry, together: Barrier) -> None:
+        together.wait()
+        try:
+            send(client(store), run_id, entry)
+        except MlflowException as fault:
+            faults.append(fault)
+
+    for number in range(20):  # without a second try about every second one fails
+        dataset = {"name": f"games-{number}", "digest": "1", "source_type": "code", "source": "{}"}
+        entry = {"kind": "inputs", "datasets": [{"context": "eval", "dataset": dataset}]}
+        together = Barrier(2)
+        threads = [Thread(target=log, args=(run_id, entry, together)) for run_id in opened]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not faults
+    for run_id in opened:
+        named = [one.dataset.name for one in client(store).get_run(run_id).inputs.dataset_inputs]
+        assert sorted(named) == sorted(f"games-{number}" for number in range(20))
+
+
+def test_data_sets_of_a_run_that_was_deleted_are_refused(store: Store) -> None:
+    gone = open_run(store)
+    client(store).delete_run(gone)
+    dataset = {"name": "games", "digest": "1", "source_type": "code", "source": "{}"}
+    with pytest.raises(MlflowException, match="deleted"):
+        send(client(store), gone, {"kind": "inputs", "datasets": [{"context": "eval", "dataset": dataset}]})
 
 
 def test_exception_fails_the_run_and_ctrl_c_kills_it(store: Store) -> None:
