@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from envrl.experiments.plain import merge, nested
@@ -110,3 +111,15 @@ def kill_when(
         else:
             process.kill()
         process.wait()
+
+
+def require_gone(group: int) -> None:
+    """No process of the command is left."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("processes of the command are still there after it has ended")

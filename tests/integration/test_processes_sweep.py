@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import time
 from pathlib import Path
 
 import optuna
@@ -14,7 +12,7 @@ from envrl.analysis.records import load_record
 from envrl.experiments.sweep_file import StorageSettings, load_sweep
 from envrl.experiments.sweep_search import open_search
 from envrl.tracking.store import client, open_store
-from studies import command, tiny, write_yaml
+from studies import command, require_gone, tiny, write_yaml
 from support import checkpoint
 
 pytestmark = [pytest.mark.usefixtures("own_places"), pytest.mark.slow]
@@ -52,18 +50,6 @@ def already_won(file: Path, folder: Path) -> None:
         intermediate_values={1: 1.0, 2: 1.0},
     )
     study.add_trial(best)
-
-
-def require_gone(group: int) -> None:
-    """No process of the command is left."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail("processes of the sweep are still there after it has ended")
 
 
 def test_a_trial_that_is_given_up_ends_in_both_processes(tmp_path: Path) -> None:

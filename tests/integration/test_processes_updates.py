@@ -9,10 +9,12 @@ import pytest
 
 from envrl.experiments import run as composition
 from envrl.experiments.settings import EnvSettings
+from envrl.tracking.store import client
 from process_runs import (
     Done,
     configured,
     helper_with_little_memory,
+    place_in,
     require_equal_weights,
     run,
     with_little_memory,
@@ -59,6 +61,10 @@ def test_one_process_makes_its_micro_batches_in_parts(
     assert len(said) == 1, said
     require_equal_weights(roomy, divided)
     assert roomy.metrics["train/oom_splits"] == 0
+    run_id = divided.record.mlflow_run_id
+    assert run_id is not None
+    splits = client(place_in(tmp_path).store).get_metric_history(run_id, "train/oom_splits")
+    assert sum(point.value for point in splits) > 0
     assert divided.record.training_success == roomy.record.training_success
 
 

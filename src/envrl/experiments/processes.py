@@ -6,14 +6,15 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ from envrl.experiments.config import RunConfig
 from envrl.experiments.console import interrupt, one_line
 from envrl.experiments.settings import TrainSettings
 from envrl.experiments.workers import INTERRUPTED, die_with_parent, interrupts_ignored
-from envrl.policy.ranks import ALONE, ProcessGone, Ranks
+from envrl.policy.ranks import ALONE, GONE, ProcessGone, Ranks
 
 if TYPE_CHECKING:
     from envrl.experiments.runner import RunPlace
@@ -33,8 +34,14 @@ _JOIN_S = 600.0
 """Time that processes have to start; on a busy machine importing torch alone takes a while."""
 _WAIT_S = 7 * 24 * 3600.0
 """Time one may wait for another: an evaluation can take hours. Who dies is noticed by the connection."""
+_UNNOTICED_S = 600.0
+"""Time after the end of another process in which this one must have noticed."""
 _END_S = 10.0
 _SAY_S = 3.0
+_POLL_S = 1.0
+
+
+_WHY = "what one of them ended of is its own last message"
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,8 @@ def _started(config: RunConfig, place: RunPlace) -> Iterator[Ranks]:
                 children.append((child, mine))
         _meet(store, Ranks(0, world), config.train, children)
         try:
-            yield Ranks(0, world)
+            with watched(children, _UNNOTICED_S):
+                yield Ranks(0, world)
         finally:
             dist.destroy_process_group()
         for child, _ in children:
@@ -142,6 +150,38 @@ def _started(config: RunConfig, place: RunPlace) -> Iterator[Ranks]:
             child.join(_END_S)
             if child.is_alive():
                 child.kill()
+
+
+@contextmanager
+def watched(children: list[tuple[SpawnProcess, Connection]], patience_s: float) -> Iterator[None]:
+    """Ends this process if one of its children has failed and it has not noticed.
+
+    An exchange over gloo breaks with the connection. One between GPUs (nccl) may wait for the dead without
+    end, and no exception reaches a thread that waits in it. What the next command does after that is what it
+    does after a kill: it goes on from the last checkpoint.
+
+    Args:
+        children: The processes, and what each says when it fails.
+        patience_s: Time to notice.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        running = {child.sentinel: child for child, _ in children}
+        while running and not over.is_set():
+            for sentinel in wait(list(running), timeout=_POLL_S):
+                child = running.pop(cast(int, sentinel))
+                child.join()
+                if child.exitcode != 0 and not over.wait(patience_s):
+                    print(f"error: {_fault(children) or GONE}", file=sys.stderr, flush=True)
+                    os._exit(1)
+
+    thread = threading.Thread(target=watch, name="watch-processes", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _store(port: int, world: int) -> Any:
@@ -165,7 +205,7 @@ def _meet(
     """Waits for all processes, then opens the group.
 
     Raises:
-        EnvrlError: One of them ended before.
+        ProcessGone: One of them ended before, or did not come in time.
     """
     store.set(f"here/{ranks.rank}", "")
     deadline = time.monotonic() + _JOIN_S
@@ -173,7 +213,7 @@ def _meet(
         # Not the store's own way of waiting, which prints a warning of every second that it waits.
         while not store.check([f"here/{rank}"]):
             if any(not child.is_alive() for child, _ in children) or time.monotonic() > deadline:
-                raise EnvrlError(f"process {rank} of {ranks.world} did not start; its message stands above")
+                raise ProcessGone(f"not all of the run's {ranks.world} processes started; {_WHY}")
             time.sleep(0.05)
     dist.init_process_group(
         _backend(train),

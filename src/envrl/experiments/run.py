@@ -117,6 +117,9 @@ def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
         ranks=ranks,
     )
     critic = module.critic
+    if not ranks.writes:
+        # Weights begin alike on all processes; from here on each has masks of its own (dropout).
+        torch.manual_seed(derive_seed(config.seed, "process", ranks.rank))
     source = RolloutSource(
         policy,
         collector,
@@ -195,6 +198,9 @@ def run_as(
         The run's record; rank 0 has written it.
     """
     torch.set_num_threads(config.train.threads)
+    if ranks.world > 1 and config.train.accelerator != "cpu" and torch.cuda.is_available():
+        # Before anything is loaded: quantised weights go to the device that is current.
+        torch.cuda.set_device(ranks.local_rank)
     path = record_path(place.study_folder, place.arm, config.seed)
     parts = build(config, ranks)
     lock = alone(path.parent) if ranks.writes else nullcontext()
@@ -216,9 +222,10 @@ def run_as(
         else:
             record = covered_by(record, completed)
             # A run that was killed before its id was written down is found by its name.
-            run_id = record.mlflow_run_id or find_run(
-                place.store, place.experiment, place.run_name(config.seed), place.parent_id
-            )
+            run_id = record.mlflow_run_id
+            if run_id is None and ranks.writes:
+                name = place.run_name(config.seed)
+                run_id = find_run(place.store, place.experiment, name, place.parent_id)
         if ranks.writes:
             forget_after(path.parent, completed)
             if note is not None:

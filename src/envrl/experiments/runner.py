@@ -147,7 +147,7 @@ class Runner:
         self._seconds_before = record.seconds
         self._started = time.perf_counter()
         self._run_id = ""
-        asked = config.evaluation.dynamics > 0
+        asked = config.evaluation.dynamics > 0 and parts.ranks.writes
         self._probe = DynamicsProbe(config, parts.games.panel, parts.pool, parts.policy) if asked else None
 
     def run(self, run_id: str | None, checkpoint: Path | None) -> RunRecord:
@@ -226,7 +226,7 @@ class Runner:
             reload_dataloaders_every_n_epochs=1,
             logger=lightning_logger(self._place.store, self._run_id) if ranks.writes else False,
             log_every_n_steps=1,
-            callbacks=[evaluation, progress, RandomStateCallback(), saver],
+            callbacks=[evaluation, progress, RandomStateCallback(ranks), saver],
             plugins=[CheckpointFiles()],
             enable_progress_bar=False,
             enable_model_summary=False,

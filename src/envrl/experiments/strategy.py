@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from typing import Any
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -30,12 +32,23 @@ class DataParallel(DDPStrategy):
     def __init__(self, ranks: Ranks) -> None:
         super().__init__(cluster_environment=_Connected(ranks))
         self._ranks = ranks
+        self._on_sigterm = signal.getsignal(signal.SIGTERM)
+
+    def _configure_launcher(self) -> None:
+        """None, because the processes are there: Lightning's would set another number of threads."""
 
     def configure_ddp(self) -> None:
         """Leaves the module as it is."""
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
-        """Waits on the CPU, where the end of another process is noticed."""
+        """Waits on the CPU, where the end of another process is noticed.
+
+        Lightning calls it right after it has set a handler of SIGTERM that makes an exchange of its own.
+        The others, who got no signal, would be in another exchange, and all would wait without end; so the
+        handler from before is set again.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
         self._ranks.meet()
 
 

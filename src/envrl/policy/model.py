@@ -195,7 +195,7 @@ class Policy(nn.Module):
         from envrl.policy.pieces import Pieces
 
         self.to(device)
-        self.pieces = Pieces(self.causal, [model.to(device) for model in self._reference_copy], device)
+        self.pieces = Pieces(self.causal, self._reference_copy, device)
 
     def whole(self) -> AbstractContextManager[None]:
         """While a process computes on its own: layers in pieces are put together for as long."""

@@ -33,8 +33,9 @@ class Pieces:
 
     Args:
         policy: The model that is trained.
-        others: Frozen models of the same kind (the reference of a KL term).
-        device: Where they compute; the models are there already.
+        others: Frozen models of the same kind (the reference of a KL term). They are moved to the device one
+            after the other, so that it holds one of them whole at a time.
+        device: Where they compute; the policy is there already.
 
     Raises:
         PolicyFault: A model does not say which of its modules are its blocks.
@@ -44,7 +45,7 @@ class Pieces:
         self, policy: PreTrainedModel, others: Sequence[PreTrainedModel], device: torch.device
     ) -> None:
         self._decoder, self._blocks = _cut(policy, device)
-        self._decoders = [self._decoder, *(_cut(other, device)[0] for other in others)]
+        self._decoders = [self._decoder, *(_cut(other.to(device), device)[0] for other in others)]
         with torch.no_grad():
             for decoder in self._decoders:
                 # Torch prepares itself in the first pass, which a process without games would not make.

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from envrl.policy.ranks import ALONE, Ranks
 from envrl.training.checkpoints import write_checkpoint
 from envrl.training.progress import Progress
 
@@ -64,10 +65,23 @@ class RandomStateCallback(L.Callback):
     """Keeps the states of torch's, numpy's and Python's global generators in the checkpoint.
 
     Nothing of this package draws from them while training, but dropout and other people's code do.
+
+    Args:
+        ranks: The processes of the run; each has states of its own.
     """
 
+    def __init__(self, ranks: Ranks = ALONE) -> None:
+        self._ranks = ranks
+
     def state_dict(self) -> dict[str, Any]:
-        """States of all three, as tensors and plain values (loadable with ``weights_only``)."""
+        """States of all three, as tensors and plain values (loadable with ``weights_only``).
+
+        All processes call it; those of the first stand where they stand for a process alone.
+        """
+        first, *others = self._ranks.everyone(self._states)
+        return {**first, "others": others}
+
+    def _states(self) -> dict[str, Any]:
         kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
         version, internal, gauss = random.getstate()
         state = {
@@ -77,11 +91,17 @@ class RandomStateCallback(L.Callback):
             "python": [version, list(internal), gauss],
         }
         if torch.cuda.is_available():
-            state["cuda"] = torch.cuda.get_rng_state_all()
+            # Of this process's device alone: the run may go on where there are fewer.
+            state["cuda"] = [torch.cuda.get_rng_state()]
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Sets all three."""
+        """Sets all three; a process that was not there when they were kept goes on with its own."""
+        everyone = [state_dict, *state_dict.get("others", [])]
+        if self._ranks.rank < len(everyone):
+            self._set(everyone[self._ranks.rank])
+
+    def _set(self, state_dict: dict[str, Any]) -> None:
         torch.set_rng_state(state_dict["torch"])
         kind, keys, position = state_dict["numpy"]
         has_gauss, cached = state_dict["numpy_gauss"]
@@ -89,7 +109,7 @@ class RandomStateCallback(L.Callback):
         version, internal, gauss = state_dict["python"]
         random.setstate((version, tuple(internal), gauss))
         if "cuda" in state_dict and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state_dict["cuda"])
+            torch.cuda.set_rng_state(state_dict["cuda"][0])
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -84,7 +84,7 @@ class EnvRLModule(L.LightningModule):
         self.objectives = tuple(w.objective for w in weighted)
         self._terms = UpdateTerms(policy, self.critic, loss, self.objectives)
         self.updates_done = 0
-        self._skipped = SkippedUpdates(optim.max_skipped_updates)
+        self._skipped = SkippedUpdates(optim.max_skipped_updates, aloud=ranks.writes)
         self._passes: FittingPasses | EqualPasses = FittingPasses(
             self._loss_of, self._trained, lambda: self.trainer.precision_plugin.train_step_context()
         )
@@ -162,7 +162,7 @@ class EnvRLModule(L.LightningModule):
                     parameter.grad = torch.zeros_like(parameter)
         norm = gradient_norm(self._trained(), self._ranks)
         sound = self._accounts.finite and math.isfinite(norm)
-        if self.trainer.strategy.reduce_boolean_decision(sound, all=True):
+        if all(self._ranks.everyone(lambda: sound)):
             # The same on every process, whose accounts are added up.
             self._accounts.add({"grad_norm": norm / self._ranks.world})
             for terms in self._noted:
@@ -211,10 +211,13 @@ class EnvRLModule(L.LightningModule):
 
     def _join_ranks(self) -> None:
         """Makes what this process measured in an iteration what all of them measured."""
-        found = self._ranks.everyone(lambda: (self._accounts, self._weights.losses, self._tokens))
-        self._accounts = Accounts.joined([accounts for accounts, _, _ in found])
-        self._weights.join([losses for _, losses, _ in found])
-        self._tokens = sum(tokens for _, _, tokens in found)
+        found = self._ranks.everyone(
+            lambda: (self._accounts, self._weights.losses, self._tokens, self._passes.splits)
+        )
+        self._accounts = Accounts.joined([accounts for accounts, _, _, _ in found])
+        self._weights.join([losses for _, losses, _, _ in found])
+        self._tokens = sum(tokens for _, _, tokens, _ in found)
+        self._passes.splits = sum(splits for _, _, _, splits in found)
         self._gradients.join(self._ranks)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

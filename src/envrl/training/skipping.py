@@ -11,10 +11,12 @@ class SkippedUpdates:
 
     Args:
         most: Most of them one after the other with which the run goes on.
+        aloud: Whether to say of each that it was left out; of several processes one does.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, aloud: bool = True) -> None:
         self._most = most
+        self._aloud = aloud
         self.in_a_row = 0
         self.in_iteration = 0
 
@@ -37,7 +39,8 @@ class SkippedUpdates:
                 f"optim.max_skipped_updates={self._most} allows; lower optim.lr, set optim.gradient_clip, or "
                 "use a wider policy.dtype or train.precision, and run it anew under another name"
             )
-        warn(
-            f"iteration {iteration}: an update was left out, because its loss or gradient is not finite "
-            f"({self.in_a_row} in a row, {self._most} at most)",
-        )
+        if self._aloud:
+            warn(
+                f"iteration {iteration}: an update was left out, because its loss or gradient is not finite "
+                f"({self.in_a_row} in a row, {self._most} at most)",
+            )
