@@ -39,6 +39,7 @@ _UNNOTICED_S = 600.0
 _END_S = 10.0
 _SAY_S = 3.0
 _POLL_S = 1.0
+_GLANCE_S = 0.05
 
 
 _WHY = "what one of them ended of is its own last message"
@@ -171,7 +172,9 @@ def watched(children: list[tuple[SpawnProcess, Connection]], patience_s: float) 
         while running and not over.is_set():
             for sentinel in wait(list(running), timeout=_POLL_S):
                 child = running.pop(cast(int, sentinel))
-                child.join()
+                # Unknown for a moment where another thread is being told it.
+                while child.exitcode is None and not over.is_set():
+                    time.sleep(_GLANCE_S)
                 if child.exitcode != 0 and not over.wait(patience_s):
                     print(f"error: {_fault(children) or GONE}", file=sys.stderr, flush=True)
                     os._exit(1)
@@ -214,7 +217,7 @@ def _meet(
         while not store.check([f"here/{rank}"]):
             if any(not child.is_alive() for child, _ in children) or time.monotonic() > deadline:
                 raise ProcessGone(f"not all of the run's {ranks.world} processes started; {_WHY}")
-            time.sleep(0.05)
+            time.sleep(_GLANCE_S)
     dist.init_process_group(
         _backend(train),
         store=store,
