@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from envrl.analysis.curves import ArmCurve, plot_curves, plot_family_curves, save_png
 from envrl.analysis.differences import plot_differences
@@ -49,6 +50,16 @@ def test_arms_differ_by_more_than_colour_and_stand_in_the_legend() -> None:
     assert len({line.get_color() for line in lines}) == 4
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["arm1 (1 seed)", "arm2 (2 seeds)", "arm3 (3 seeds)", "arm4 (4 seeds)"]
+
+
+@pytest.mark.parametrize(("length", "columns"), [(4, 4), (14, 3), (26, 2), (40, 1)])
+def test_a_legend_of_long_names_is_not_wider_than_the_figure(length: int, columns: int) -> None:
+    figure = plot_curves([curve(f"{number}" * length, 0.5) for number in range(4)], "long names")
+    [legend] = figure.legends
+    assert len(legend.get_texts()) == 4
+    width = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
+    assert width <= figure.bbox.width
+    assert legend._ncols == columns
 
 
 def test_of_many_arms_only_the_first_has_a_band() -> None:

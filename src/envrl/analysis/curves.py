@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -27,6 +28,7 @@ _LINES = ("-", "--", "-.", ":")
 _DPI = 150
 _MOST_BANDS = 6
 """With more arms than this, only the first, the baseline, has its band: more would hide each other."""
+_MOST_COLUMNS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def plot_curves(curves: Sequence[ArmCurve], title: str) -> Figure:
     axes.set_title(title)
     axes.set_xlabel("training iterations")
     axes.set_ylabel("success rate (%)")
-    _legend(figure, axes)
+    _legend_below(figure, axes, _bands_title(curves))
     return figure
 
 
@@ -122,7 +124,7 @@ def plot_family_curves(families: Mapping[str, Sequence[ArmCurve]], title: str) -
         axes.set_xlabel("training iterations")
     for axes in grid[:, 0]:
         axes.set_ylabel("success rate (%)")
-    _legend(figure, panels[0])
+    _legend_below(figure, panels[0], _bands_title(next(iter(families.values()))))
     return figure
 
 
@@ -159,11 +161,7 @@ def plot_dynamics(frame: pd.DataFrame, title: str) -> Figure:
         axes.set_visible(False)
     figure.suptitle(title)
     figure.supxlabel("training iterations", fontsize="medium")
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False,
-        title="line: mean over seeds · dot: one seed", fontsize="small", title_fontsize="small",
-    )  # fmt: skip
+    _legend_below(figure, grid[0], "line: mean over seeds · dot: one seed")
     return figure
 
 
@@ -183,14 +181,23 @@ def save_png(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Below the plots, where it covers no data."""
+def _bands_title(curves: Sequence[ArmCurve]) -> str:
+    of = " of the first" if len(curves) > _MOST_BANDS else ""
+    return f"line: mean over seeds · band: 95 % interval{of}"
+
+
+def _legend_below(figure: Figure, axes: Axes, title: str) -> None:
+    """Below the plots, where it covers no data, in as many columns as the figure has room for."""
     handles, labels = axes.get_legend_handles_labels()
-    of = " of the first" if len(labels) > _MOST_BANDS else ""
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False,
-        title=f"line: mean over seeds · band: 95 % interval{of}", fontsize="small", title_fontsize="small",
-    )  # fmt: skip
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for columns in range(min(_MOST_COLUMNS, max(1, len(labels))), 0, -1):
+        legend = figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns, frameon=False,
+            title=title, fontsize="small", title_fontsize="small",
+        )  # fmt: skip
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _draw(axes: Axes, curves: Sequence[ArmCurve]) -> None:
