@@ -66,6 +66,10 @@ sys.exit(guarded(main, GO_ON))
 """
 
 
+@pytest.mark.fault(
+    "SIGTERM to a run of several processes while one of them waits for the others",
+    "all end; the same command goes on from the last checkpoint",
+)
 def test_a_signal_comes_while_the_other_process_waits(tmp_path: Path) -> None:
     # Lightning's own handler would begin an exchange, while the other process is in another one.
     here = os.pathsep.join(path for path in sys.path if path)
@@ -118,6 +122,10 @@ print("went on")
 """
 
 
+@pytest.mark.fault(
+    "a process dies, and another waits for it in an exchange that does not notice",
+    "that one ends after ten minutes, with the sentence of the one that died",
+)
 @pytest.mark.parametrize(
     ("code", "patience", "work", "ending"),
     [
