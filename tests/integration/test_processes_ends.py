@@ -55,11 +55,11 @@ from envrl.experiments.console import GO_ON, guarded
 from process_runs import configured, run
 
 def terminate(progress):
-    if progress.iteration == 1:
+    if progress.iteration == 2:
         os.kill(os.getpid(), signal.SIGTERM)
 
 def main():
-    run(Path(sys.argv[1]), configured(2), terminate)
+    run(Path(sys.argv[1]), configured(2, **{"policy.model": sys.argv[2]}), terminate)
     return 0
 
 sys.exit(guarded(main, GO_ON))
@@ -74,7 +74,7 @@ def test_a_signal_comes_while_the_other_process_waits(tmp_path: Path) -> None:
     # Lightning's own handler would begin an exchange, while the other process is in another one.
     here = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
-        [sys.executable, "-c", TERMINATED, str(tmp_path)],
+        [sys.executable, "-c", TERMINATED, str(tmp_path), str(checkpoint())],
         capture_output=True,
         text=True,
         timeout=200,
@@ -83,6 +83,10 @@ def test_a_signal_comes_while_the_other_process_waits(tmp_path: Path) -> None:
     )
     assert done.returncode == 130, done.stderr
     assert done.stderr.splitlines()[-1] == GO_ON
+    # It was stopped before the second iteration's checkpoint.
+    resumed = run(tmp_path, configured(2))
+    assert resumed.record.status == "finished"
+    assert len(resumed.episodes) == 1
 
 
 @pytest.mark.slow
