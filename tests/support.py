@@ -37,6 +37,9 @@ WORDS = (
 )
 """Vocabulary of the word tokenizer; a word's place is its id."""
 
+COLOURS = (PAD, END, USER, ASSISTANT, "red", "green", "blue", "won", ">", "?")
+"""Vocabulary of a policy that plays :class:`IdentityEnv`."""
+
 
 @cache
 def _scratch() -> Path:
@@ -134,7 +137,8 @@ def word_checkpoint(words: tuple[str, ...] = WORDS) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Qwen2ForCausalLM(config)
-    folder = _scratch() / f"words-{len(words)}"
+    # A folder of its own for each vocabulary: two of the same length would overwrite each other.
+    folder = Path(tempfile.mkdtemp(prefix="words-", dir=_scratch()))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -20,11 +20,10 @@ from envrl.rollout.settings import AuxiliaryRows, BatchSettings
 from envrl.training.memory import FittingPasses
 from envrl.training.settings import LossSettings
 from small_runs import RunPlan, SmallRun, fit, small_run, weights
-from support import IdentityEnv, game, word_checkpoint
+from support import COLOURS, IdentityEnv, game, word_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:lightning")
 
-COLOURS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "red", "green", "blue", "won", ">", "?")
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 CPU = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried"

@@ -22,11 +22,10 @@ from envrl.policy.states import RowStates
 from envrl.rollout.settings import BatchSettings
 from envrl.training.settings import BalanceSettings, LossSettings, OptimSettings
 from small_runs import RunPlan, SmallRun, fit, small_run, weights
-from support import IdentityEnv, game, word_checkpoint
+from support import COLOURS, IdentityEnv, game, word_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:lightning")
 
-COLOURS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "red", "green", "blue", "won", ">", "?")
 MICRO = 2
 
 

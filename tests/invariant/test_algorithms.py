@@ -22,11 +22,10 @@ from envrl.training.module import EnvRLModule
 from envrl.training.settings import GigpoSettings, LossSettings, OptimSettings, PpoSettings
 from envrl.types import Role
 from small_runs import RunPlan, SmallRun, fit, small_run, weights
-from support import IdentityEnv, adapters, game, policy_of, word_checkpoint
+from support import COLOURS, IdentityEnv, adapters, game, policy_of, word_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:lightning")
 
-COLOURS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "red", "green", "blue", "won", ">", "?")
 GAMES = tuple(game(word) for word in ("red", "green", "blue"))
 FULL = LoraSettings(enabled=False)
 OWN = {

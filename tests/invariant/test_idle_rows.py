@@ -28,11 +28,10 @@ from envrl.training.objectives.base import Objective, Targets
 from envrl.training.settings import LossSettings, ObjectiveSettings, OptimSettings
 from envrl.types import Game, Observation, Role, StepResult
 from small_runs import RunPlan, SmallRun, fit, small_run, weights
-from support import game, policy_of, word_checkpoint
+from support import COLOURS, game, policy_of, word_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:lightning")
 
-COLOURS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "red", "green", "blue", "won", ">", "?")
 GAMES = tuple(game(word) for word in ("red", "green", "blue"))
 BARE = LossSettings(entropy_coefficient=0.0)
 """The policy's loss alone."""

@@ -16,11 +16,10 @@ from envrl.tracking.metrics import check_name
 from envrl.training.callbacks import RandomStateCallback
 from envrl.training.settings import BalanceSettings, LossSettings, ObjectiveSettings, StopSettings
 from small_runs import RunPlan, SmallRun, fit, small_run, weights
-from support import IdentityEnv, game, word_checkpoint
+from support import COLOURS, IdentityEnv, game, word_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:lightning")
 
-COLOURS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "red", "green", "blue", "won", ">", "?")
 GAMES = tuple(game(word) for word in ("red", "green", "blue"))
 CONSTANT = Schedule("constant", 0.3)
 BOTH = LossSettings(sp=CONSTANT, id=CONSTANT)

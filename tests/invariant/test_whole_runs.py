@@ -18,11 +18,10 @@ from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.training.callbacks import RandomStateCallback
 from envrl.training.settings import LossSettings, OptimSettings
 from small_runs import RunPlan, SmallRun, fit, small_run, weights
-from support import IdentityEnv, adapters, game, word_checkpoint
+from support import COLOURS, IdentityEnv, adapters, game, word_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:lightning")
 
-COLOURS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "red", "green", "blue", "won", ">", "?")
 GAMES = tuple(game(word) for word in ("red", "green", "blue"))
 FULL = LoraSettings(enabled=False)
 
