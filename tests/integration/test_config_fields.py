@@ -495,6 +495,22 @@ def test_official_products_come_from_their_folder(monkeypatch: pytest.MonkeyPatc
         shop_games(**official, **{"env.webshop.catalogue": "full"})
 
 
+@pytest.mark.parametrize(
+    ("name", "games", "steps"),
+    [
+        ("alfworld", "generated", 12),
+        ("alfworld", "official", 50),
+        ("webshop", "generated", 15),
+        ("webshop", "official", 15),
+        ("somewhere:Else", "generated", 12),
+    ],
+)
+def test_episodes_have_as_many_steps_as_their_games_need(name: str, games: str, steps: int) -> None:
+    wanted = {"env.name": name, "env.games": games, "policy.model": "tiny-alfworld"}
+    assert config_from(wanted).env.steps == steps
+    assert config_from(wanted, {"env.max_steps": 7}).env.steps == 7
+
+
 def test_official_games_come_from_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALFWORLD_DATA", "nowhere")
     assert len(preflight(configured()).panel.games) == 4

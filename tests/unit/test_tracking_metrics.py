@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from envrl.errors import ConfigFault
-from envrl.tracking.metrics import METRICS, check_name, metrics_document
+from envrl.tracking.metrics import METRICS, check_name, main, metrics_document
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -52,6 +52,21 @@ def test_no_name_is_listed_twice() -> None:
 
 def test_document_is_up_to_date() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == metrics_document(), "run python -m envrl.tracking.metrics"
+
+
+def test_the_command_writes_the_document_where_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--out", "pages/metrics.md"]) == 0
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.relative_to(tmp_path).as_posix() for path in written] == ["pages/metrics.md"]
+    assert written[0].read_text(encoding="utf-8") == metrics_document()
+    assert capsys.readouterr().out == "wrote pages/metrics.md\n"
+    with pytest.raises(SystemExit) as asked:
+        main(["--help"])
+    assert asked.value.code == 0
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == written
 
 
 def test_document_shows_unit_formula_and_direction() -> None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from envrl.experiments.play_session import Proposer
 
 _KINDS = ("expert", "random", "embedded")
-_OFFICIAL_STEPS = 50
-"""Environment steps of official ALFWorld games where nothing else is asked for, as published."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         "--steps",
         type=int,
         help="most steps of an episode, short for --set env.max_steps (default: the run's; else 12 in "
-        f"generated rooms, {_OFFICIAL_STEPS} in official ones, 15 in the shop)",
+        "generated rooms, 50 in official ones, 15 in the shop)",
     )
     made.add_argument(
         "--temperature",
@@ -162,9 +160,6 @@ def play_config(options: argparse.Namespace, run: Path | None) -> RunConfig:
             f"--env is {options.env}, but {whose} is on {config.env.name}; leave --env out, or choose "
             "another --policy"
         )
-    if run is None and (config.env.name, config.env.games) == ("alfworld", "official"):
-        layers.insert(0, {"env.max_steps": _OFFICIAL_STEPS})
-        config = config_from(*layers)
     return config
 
 

@@ -2,7 +2,7 @@
 
     python -m envrl.policy.tiny --help
 
-There is one for each environment: with 0.9 million parameters, one for both would have to share its
+There is one for each environment: with a million parameters, one for both would have to share its
 vocabulary and its weights between texts that have nothing in common.
 
 Phase 1 trains a small language model on environment text: observations and actions of expert play with

@@ -12,6 +12,8 @@ from envrl.errors import ConfigFault
 
 _MOST_STEPS = {"alfworld": 12, "webshop": 15}
 """Default limit of an episode: enough for small rooms; WebShop's published one. Own environments: 12."""
+_OFFICIAL_ALFWORLD_STEPS = 50
+"""Default limit in ALFWorld's own rooms, as published: few of their games can be won within 12."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class EnvSettings:
     task_types: tuple[str, ...] = TASK_TYPES
     """ALFWorld: task types of generated games, each equally likely."""
     max_steps: int | None = None
-    """Environment steps after which an episode is truncated; null: 15 on WebShop, 12 elsewhere."""
+    """Environment steps after which an episode is truncated; null: 15 on WebShop, 50 in ALFWorld's
+    official games, 12 elsewhere."""
     games_seed: int = 0
     """Seed of the generated games; the run's seed does not change them."""
     webshop: WebShopSettings = field(default_factory=WebShopSettings)
@@ -114,7 +117,11 @@ class EnvSettings:
     @property
     def steps(self) -> int:
         """Environment steps after which an episode is truncated."""
-        return _MOST_STEPS.get(self.name, 12) if self.max_steps is None else self.max_steps
+        if self.max_steps is not None:
+            return self.max_steps
+        if (self.name, self.games) == ("alfworld", "official"):
+            return _OFFICIAL_ALFWORLD_STEPS
+        return _MOST_STEPS.get(self.name, 12)
 
     @property
     def own(self) -> bool:

@@ -14,7 +14,7 @@ EMBEDDED = {
     "tiny-alfworld": Path(__file__).parent / "tiny_checkpoint",
     "tiny-webshop": Path(__file__).parent / "tiny_webshop_checkpoint",
 }
-"""Policies that come with the package, one for each environment: with 0.9 million parameters, one for both
+"""Policies that come with the package, one for each environment: with a million parameters, one for both
 would have to share its vocabulary and its weights between texts that have nothing in common."""
 TINY_CHECKPOINT = EMBEDDED["tiny-alfworld"]
 

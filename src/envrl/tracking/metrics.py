@@ -5,8 +5,11 @@ The table in ``docs/metrics.md`` is written from here (``python -m envrl.trackin
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -301,13 +304,20 @@ def metrics_document() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Writes ``docs/metrics.md`` below the current folder."""
-    path = Path("docs") / "metrics.md"
-    path.parent.mkdir(exist_ok=True)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the table of metrics as Markdown."""
+    parser = argparse.ArgumentParser(
+        prog="python -m envrl.tracking.metrics", description="Writes the table of all metrics as Markdown."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs") / "metrics.md", help="the file (default: %(default)s)"
+    )
+    path: Path = parser.parse_args(arguments).out
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(metrics_document(), encoding="utf-8")
     print(f"wrote {path}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
