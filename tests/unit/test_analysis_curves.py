@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from envrl.analysis.comparison import Comparison
 from envrl.analysis.curves import ArmCurve, plot_curves, plot_family_curves, save_png
 from envrl.analysis.differences import plot_differences
-from envrl.analysis.statistics import Comparison, Estimate
+from envrl.analysis.statistics import Estimate
 from envrl.analysis.summary import CurvePoint
 from envrl.errors import DataFault
 

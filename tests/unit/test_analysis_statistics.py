@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from envrl.analysis.comparison import compare, holm, probability_of_improvement
 from envrl.analysis.statistics import (
     area_weights,
     bootstrap_interval,
-    compare,
     family_rates,
-    holm,
     interquartile_mean,
     iterations_to_baseline,
     macro_average,
-    probability_of_improvement,
     success_interval,
 )
 

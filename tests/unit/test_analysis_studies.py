@@ -10,8 +10,8 @@ import pytest
 from test_analysis_page import checked
 from test_analysis_report import STUDY, run
 
+from envrl.analysis.comparison import difference_interval, per_game_p_value
 from envrl.analysis.records import Evaluation, GameOutcome, RunRecord, write_record
-from envrl.analysis.statistics import difference_interval, per_game_p_value
 from envrl.analysis.studies import Side, compare_studies, matches_document
 from envrl.analysis.studies_page import comparison_page
 from envrl.analysis.summary import summarise

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from envrl.analysis.comparison import Comparison
 from envrl.analysis.format import p_value
-from envrl.analysis.statistics import Comparison
 
 _BETTER, _WORSE, _UNCLEAR = "#009E73", "#D55E00", "#56606A"
 

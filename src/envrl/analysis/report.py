@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from envrl.analysis.comparison import Comparison
 from envrl.analysis.curves import (
     curves_from_summary,
     family_curves_from_summary,
@@ -24,7 +25,7 @@ from envrl.analysis.differences import plot_differences
 from envrl.analysis.format import p_value, percent, signed
 from envrl.analysis.page import Tracking, template_environment, write_page
 from envrl.analysis.records import RunRecord, write_text_atomic
-from envrl.analysis.statistics import RESAMPLES, Comparison, Estimate
+from envrl.analysis.statistics import RESAMPLES, Estimate
 from envrl.analysis.summary import ArmSummary, StudySummary, summarise
 from envrl.tracking.metrics import check_name
 

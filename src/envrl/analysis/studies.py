@@ -6,15 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from envrl.analysis.arm_runs import ArmRuns, arm_runs
+from envrl.analysis.comparison import difference_interval, per_game_p_value
 from envrl.analysis.records import RunRecord, arms_in_order
-from envrl.analysis.statistics import (
-    Estimate,
-    bootstrap_interval,
-    difference_interval,
-    per_game_p_value,
-    success_interval,
-)
-from envrl.analysis.summary import ArmRuns, CurvePoint, arm_runs, flatten, success_curve
+from envrl.analysis.statistics import Estimate, bootstrap_interval, success_interval
+from envrl.analysis.summary import CurvePoint, flatten, success_curve
 from envrl.errors import DataFault
 from envrl.seeding import generator
 
