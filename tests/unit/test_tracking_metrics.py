@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from envrl.errors import ConfigFault
-from envrl.tracking.metrics import METRICS, check_name, main, metrics_document
+from envrl.tracking.metrics import METRICS, check_name
+from envrl.tracking.metrics_page import main, metrics_document
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -51,7 +52,9 @@ def test_no_name_is_listed_twice() -> None:
 
 
 def test_document_is_up_to_date() -> None:
-    assert DOCUMENT.read_text(encoding="utf-8") == metrics_document(), "run python -m envrl.tracking.metrics"
+    assert DOCUMENT.read_text(encoding="utf-8") == metrics_document(), (
+        "run python -m envrl.tracking.metrics_page"
+    )
 
 
 def test_the_command_writes_the_document_where_it_is_told_to(
