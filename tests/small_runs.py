@@ -21,12 +21,13 @@ from envrl.losses.dynamics import shuffled_pairing
 from envrl.policy.model import load_policy
 from envrl.policy.settings import PolicySettings, SamplingSettings
 from envrl.prompts.settings import PromptSettings
+from envrl.rollout.choice import TrainingGames
 from envrl.rollout.collector import Collector, CollectorSettings
 from envrl.rollout.credit import CreditSource
 from envrl.rollout.datamodule import RolloutDataModule
 from envrl.rollout.random_play import play_at_random
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
-from envrl.rollout.source import Experience, RolloutSource, SourceSettings, Wanted
+from envrl.rollout.source import Experience, Learning, RolloutSource, SourceSettings, Wanted
 from envrl.training.module import EnvRLModule
 from envrl.training.settings import LossSettings, OptimSettings
 from envrl.types import Game
@@ -85,16 +86,18 @@ def small_run(plan: RunPlan) -> SmallRun:
     source = RolloutSource(
         policy,
         collector,
-        plan.games,
+        TrainingGames(plan.games),
         SourceSettings(prompt, plan.rollout, plan.auxiliary, plan.batch, 1.0, plan.seed),
-        credit=CreditSource(
-            advantage_function(plan.loss),
-            None if critic is None else lambda rows: critic.values(policy, rows),
+        Learning(
+            CreditSource(
+                advantage_function(plan.loss),
+                None if critic is None else lambda rows: critic.values(policy, rows),
+            ),
+            shuffled_pairing,
+            lambda iteration: wanted(plan, module, iteration),
+            leaves_out_idle_rows(plan.loss, plan.auxiliary, plan.batch),
         ),
-        pairing=shuffled_pairing,
-        wanted=lambda iteration: wanted(plan, module, iteration),
         explore=partial(play_at_random, pool),
-        skip_idle=leaves_out_idle_rows(plan.loss, plan.auxiliary, plan.batch),
     )
     collected: list[Experience] = []
     datamodule = RolloutDataModule(

@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from envrl.policy.batch import RowKind
 from envrl.policy.settings import LoraSettings, PolicySettings
 from envrl.rollout.collate import make_batches
+from envrl.rollout.measures import is_flat
 from envrl.rollout.rows import TokenRow
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
-from envrl.rollout.source import is_flat
 from envrl.rollout.turns import Turn
 from envrl.tracking.metrics import check_name
 from envrl.training.callbacks import RandomStateCallback

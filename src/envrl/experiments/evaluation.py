@@ -12,7 +12,8 @@ from envrl.policy.model import Policy
 from envrl.policy.ranks import ALONE, Ranks
 from envrl.rollout.collector import Collector, EpisodePlan
 from envrl.rollout.imagined import imagined_rate
-from envrl.rollout.source import Sampler, episode_metrics, session_factory
+from envrl.rollout.measures import episode_metrics
+from envrl.rollout.source import Sampler, session_factory
 from envrl.types import StopReason, Trajectory
 
 

@@ -22,7 +22,7 @@ from envrl.seeding import derive_seed
 from envrl.types import Game
 
 if TYPE_CHECKING:
-    from envrl.rollout.source import GameSchedule  # torch, which choosing a game to play does without
+    from envrl.rollout.choice import GameSchedule
 
 _TRAINING_GAMES_TRIED = 16
 """Training games that are loaded before a run begins; the panel's are all loaded."""

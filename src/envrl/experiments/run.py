@@ -18,7 +18,7 @@ from envrl.envs.ray_pool import RayPool
 from envrl.errors import DataFault
 from envrl.experiments.config import RunConfig
 from envrl.experiments.credit import advantage_function
-from envrl.experiments.games import environment_factory, game_sets
+from envrl.experiments.games import GameSets, environment_factory, game_sets
 from envrl.experiments.idle_rows import leaves_out_idle_rows
 from envrl.experiments.plain import as_plain
 from envrl.experiments.processes import processes
@@ -37,10 +37,11 @@ from envrl.policy.model import Policy, load_policy
 from envrl.policy.ranks import ALONE, Ranks
 from envrl.policy.served import ServedSampler
 from envrl.policy.server import connect
+from envrl.rollout.choice import TrainingGames
 from envrl.rollout.collector import Collector, CollectorSettings
 from envrl.rollout.credit import CreditSource
 from envrl.rollout.random_play import play_at_random
-from envrl.rollout.source import RolloutSource, Sampler, SourceSettings, Wanted, session_factory
+from envrl.rollout.source import Learning, RolloutSource, Sampler, SourceSettings, Wanted, session_factory
 from envrl.seeding import derive_seed
 from envrl.tracking.runs import find_run
 from envrl.training.module import EnvRLModule
@@ -92,16 +93,7 @@ def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
     """Loads and connects everything a run needs; fails before any work if something is missing."""
     ranks = replace(ranks, divides=_DIVIDED.get(config.train.strategy, "nothing"))
     sampler = build_sampler(config)
-    # Games that are not there yet are made by one process and found by the others.
-    made = ranks.first(
-        lambda: game_sets(config.env, config.evaluation, config.rollout.games).panel.panel_hash
-    )
-    games = game_sets(config.env, config.evaluation, config.rollout.games)
-    if games.panel.panel_hash != made:
-        raise DataFault(
-            f"process {ranks.rank} has the panel {games.panel.panel_hash}, process 0 has {made}; the "
-            "processes of a run need the same files of games"
-        )
+    games = _games(config, ranks)
     torch.manual_seed(derive_seed(config.seed, "model"))
     policy = load_policy(config.embodied, to_divide=ranks.divides == "layers")
     groups = -(-config.rollout.games // ranks.world)
@@ -116,36 +108,58 @@ def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
         diagnose_every=config.train.diagnose_every,
         ranks=ranks,
     )
-    critic = module.critic
     if not ranks.writes:
         # Weights begin alike on all processes; from here on each has masks of its own (dropout).
         torch.manual_seed(derive_seed(config.seed, "process", ranks.rank))
+    settings = SourceSettings(
+        config.worded,
+        config.bounded_rollout,
+        config.auxiliary,
+        config.batch,
+        config.sampling.temperature,
+        config.seed,
+    )
     source = RolloutSource(
         policy,
         collector,
-        games.training,
-        SourceSettings(
-            config.worded,
-            config.bounded_rollout,
-            config.auxiliary,
-            config.batch,
-            config.sampling.temperature,
-            config.seed,
-        ),
-        credit=CreditSource(
+        TrainingGames(games.training, games.schedule),
+        settings,
+        _learning(config, policy, module),
+        explore=partial(play_at_random, pool),
+        sampler=sampler,
+        ranks=ranks,
+    )
+    return Parts(policy, pool, collector, games, module, source, sampler, ranks)
+
+
+def _games(config: RunConfig, ranks: Ranks) -> GameSets:
+    """The run's games, the same on all processes."""
+    # Games that are not there yet are made by one process and found by the others.
+    made = ranks.first(
+        lambda: game_sets(config.env, config.evaluation, config.rollout.games).panel.panel_hash
+    )
+    games = game_sets(config.env, config.evaluation, config.rollout.games)
+    if games.panel.panel_hash != made:
+        raise DataFault(
+            f"process {ranks.rank} has the panel {games.panel.panel_hash}, process 0 has {made}; the "
+            "processes of a run need the same files of games"
+        )
+    return games
+
+
+def _learning(config: RunConfig, policy: Policy, module: EnvRLModule) -> Learning:
+    """What the losses of the run need of its rollouts."""
+    critic = module.critic
+    return Learning(
+        CreditSource(
             advantage_function(config.loss),
             None if critic is None else lambda rows: critic.values(policy, rows),
             config.batch.micro_batches,
         ),
-        pairing=shuffled_pairing,
-        wanted=lambda iteration: _wanted(config, module, iteration),
-        explore=partial(play_at_random, pool),
-        schedule=games.schedule,
-        sampler=sampler,
-        ranks=ranks,
-        skip_idle=leaves_out_idle_rows(config.loss, config.auxiliary, config.batch),
+        shuffled_pairing,
+        lambda iteration: _wanted(config, module, iteration),
+        leaves_out_idle_rows(config.loss, config.auxiliary, config.batch),
     )
-    return Parts(policy, pool, collector, games, module, source, sampler, ranks)
 
 
 def _wanted(config: RunConfig, module: EnvRLModule, iteration: int) -> Wanted:

@@ -11,7 +11,7 @@ from envrl.policy.sampler import SampledTokens
 from envrl.policy.settings import SamplingSettings
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.collector import Collector, CollectorSettings, EpisodePlan
-from envrl.rollout.source import episode_metrics
+from envrl.rollout.measures import episode_metrics
 from envrl.types import StopReason, Trajectory
 from support import ScriptedEnv, ScriptedSession, game, word_chat
 

@@ -12,9 +12,9 @@ from envrl.policy.batch import RowBatch
 from envrl.policy.settings import LoraSettings
 from envrl.rollout.collate import denominators, row_batch
 from envrl.rollout.credit import Credit, CreditSource, turn_values
+from envrl.rollout.measures import is_flat
 from envrl.rollout.rows import TokenRow, policy_rows
 from envrl.rollout.settings import AuxiliaryRows, RolloutSettings
-from envrl.rollout.source import is_flat
 from envrl.training.critic import Critic
 from envrl.training.settings import GigpoSettings, LossSettings, PpoSettings
 from envrl.types import Finish, Generation, Group, Observation, Role, StopReason, Trajectory, Transition
