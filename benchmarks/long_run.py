@@ -24,7 +24,7 @@ import psutil
 from envrl.experiments.config import config_from
 from envrl.experiments.plain import merge, nested
 from envrl.experiments.run import execute_run
-from envrl.experiments.runner import RunPlace
+from envrl.experiments.run_place import RunPlace
 from envrl.experiments.study_file import load_study
 from envrl.tracking.store import open_store
 from envrl.training.progress import Progress

@@ -18,7 +18,8 @@ from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.processes import _help as helping
 from envrl.experiments.resume import CHECKPOINT
 from envrl.experiments.run import execute_run
-from envrl.experiments.runner import Runner, RunPlace
+from envrl.experiments.run_place import RunPlace
+from envrl.experiments.runner import Runner
 from envrl.policy.model import Policy, load_policy
 from envrl.tracking.store import open_store
 from envrl.training.module import EnvRLModule

@@ -17,7 +17,8 @@ from unittest.mock import patch
 from envrl.analysis.records import Evaluation, GameOutcome, RunRecord, load_record, record_path, write_record
 from envrl.experiments import sweep_worker
 from envrl.experiments.config import RunConfig
-from envrl.experiments.runner import GivenUp, RunPlace
+from envrl.experiments.run_place import RunPlace
+from envrl.experiments.runner import GivenUp
 from envrl.experiments.sweep_file import Method, StorageSettings, SweepSettings
 from envrl.experiments.sweep_search import Search, open_search
 from envrl.experiments.sweep_space import Choices, Parameter, Range, Space

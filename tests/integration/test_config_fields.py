@@ -28,7 +28,7 @@ from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.games import GameSets, environment_factory, game_sets
 from envrl.experiments.preflight import preflight
 from envrl.experiments.run import execute_run
-from envrl.experiments.runner import RunPlace
+from envrl.experiments.run_place import RunPlace
 from envrl.policy.batch import Outcome
 from envrl.policy.model import Policy, load_policy
 from envrl.policy.sampler import SampledTokens

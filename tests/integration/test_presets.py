@@ -14,7 +14,7 @@ import yaml
 from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.plain import as_plain
 from envrl.experiments.run import build, execute_run
-from envrl.experiments.runner import RunPlace
+from envrl.experiments.run_place import RunPlace
 from envrl.experiments.study_file import StudySettings, load_study
 from envrl.tracking.store import open_store
 from studies import write_yaml

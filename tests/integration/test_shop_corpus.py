@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from envrl.experiments.played import corpus_texts
-from envrl.experiments.pretrain import EMBEDDED_POLICIES, stage_rows, transcript_row
+from envrl.experiments.pretrain import EMBEDDED_POLICIES, stage_rows
+from envrl.experiments.pretrain_rows import transcript_row
 from envrl.experiments.settings import EnvSettings, WebShopSettings
 from envrl.experiments.shop_corpus import (
     PRODUCT_CLICK,

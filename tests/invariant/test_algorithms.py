@@ -239,7 +239,7 @@ def test_micro_batches_change_no_aggregation_and_no_critic(aggregation: str) -> 
         for number, batch in enumerate(batches):
             (module.training_step(batch, number) / parts).backward()
         gradient = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
-        results.append((dict(module._sums), gradient))
+        results.append((dict(module._accounts.sums), gradient))
     for sums, gradient in results[1:]:
         assert sums == pytest.approx(results[0][0], rel=1e-4, abs=1e-6)
         scale = float(results[0][1].abs().max())

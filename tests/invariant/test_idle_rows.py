@@ -261,7 +261,7 @@ def sums(rows: Sequence[TokenRow], skip: bool, aggregation: str) -> dict[str, fl
     rng = np.random.default_rng(0)
     for number, batch in enumerate(make_batches(rows, [], settings, 0, 0, rng, skip_idle=skip)):
         module.training_step(batch, number)
-    return dict(module._sums)
+    return dict(module._accounts.sums)
 
 
 @pytest.mark.parametrize("aggregation", ["tokens", "rows"])

@@ -85,7 +85,7 @@ def test_loss_metrics_and_gradients_are_those_of_one_batch(parts: int, read_off:
             # What the trainer does: it divides by the number of micro-batches.
             (module.training_step(batch, number) / micro_batches).backward()
         gradient = torch.cat([p.grad.flatten() for p in policy.parameters()])
-        results.append((dict(module._sums), gradient, module._gradients.metrics()))
+        results.append((dict(module._accounts.sums), gradient, module._gradients.metrics()))
     (sums, gradient, alignment), (sums_parts, gradient_parts, alignment_parts) = results
     assert sums_parts == pytest.approx(sums, rel=1e-4, abs=1e-6)
     assert alignment_parts == pytest.approx(alignment, rel=1e-3, abs=1e-5)

@@ -84,7 +84,7 @@ def timed(config: RunConfig) -> Timing:
         EnvrlError: The run can't begin, or fails.
     """
     from envrl.experiments.run import execute_run
-    from envrl.experiments.runner import RunPlace
+    from envrl.experiments.run_place import RunPlace
 
     ends: dict[int, float] = {}
 

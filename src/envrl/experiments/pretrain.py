@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -32,7 +31,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from envrl.errors import ConfigFault, DataFault, EnvrlError
 from envrl.experiments.house_corpus import CorpusSettings, record_corpus
 from envrl.experiments.played import PlayedEpisode, corpus_texts
-from envrl.experiments.shop_corpus import PRODUCT_CLICK, SHOP_PHRASES, ShopCorpusSettings, record_shop_corpus
+from envrl.experiments.pretrain_rows import question_rows, transcript_row
+from envrl.experiments.shop_corpus import SHOP_PHRASES, ShopCorpusSettings, record_shop_corpus
 from envrl.policy.chat import ChatMarkup
 from envrl.policy.pretraining import (
     PhaseSettings,
@@ -44,13 +44,7 @@ from envrl.policy.pretraining import (
 from envrl.policy.reading import read_tokenizer
 from envrl.policy.settings import EMBEDDED
 from envrl.policy.tokenizer import train_tokenizer
-from envrl.prompts.dynamics import inverse_dynamics_question, state_prediction_question
-from envrl.prompts.render import follow_up, opening_message
-from envrl.prompts.settings import PromptSettings
 from envrl.seeding import derive_seed, generator
-from envrl.types import Role
-
-_PROMPTS = PromptSettings()
 
 
 @dataclass(frozen=True)
@@ -134,52 +128,6 @@ EMBEDDED_POLICIES = {
     ),
 }
 """How the embedded checkpoints were made."""
-
-
-def transcript_row(
-    chat: ChatMarkup, episode: PlayedEpisode, action: float, other: float, choice: float = 1.0
-) -> WeightedRow:
-    """An episode as one conversation.
-
-    Args:
-        chat: Markup.
-        episode: What was played.
-        action: Target weight of the expert's commands.
-        other: Target weight of observations and of random commands.
-        choice: Factor on the first for clicks on products.
-    """
-    opened = chat.opening(opening_message(_PROMPTS, episode.opening))
-    ids, weights = list(opened.token_ids), [other] * len(opened.token_ids)
-    for step in episode.steps:
-        command = [*chat.encode(step.command), chat.end_id]
-        ids += command
-        # A random command is never imitated, only survived.
-        weight = action * choice if PRODUCT_CLICK.fullmatch(step.command) else action
-        weights += [weight if step.expert else 0.0] * len(command)
-        turn = chat.later_turn(follow_up(_PROMPTS, step.answer), answer_ended=True)
-        ids += turn.token_ids
-        weights += [other if role == Role.OBSERVATION else 0.0 for role in turn.roles]
-    return WeightedRow(tuple(ids), tuple(weights))
-
-
-def question_rows(
-    chat: ChatMarkup, episode: PlayedEpisode, count: int, weight: float, rng: np.random.Generator
-) -> list[WeightedRow]:
-    """State-prediction and inverse-dynamics questions about ``count`` random steps of an episode."""
-    rows = []
-    picked = rng.choice(len(episode.steps), size=min(count, len(episode.steps)), replace=False)
-    for index in picked.tolist():
-        before = episode.opening if index == 0 else episode.steps[index - 1].answer
-        step = episode.steps[index]
-        for ask, role in (
-            (state_prediction_question, Role.OBSERVATION),
-            (inverse_dynamics_question, Role.ACTION),
-        ):
-            question = ask(_PROMPTS, before.text, step.command, step.answer.text)
-            tokens = chat.answered(question.message, question.target, role)
-            weights = tuple(weight if r == role else 0.0 for r in tokens.roles)
-            rows.append(WeightedRow(tokens.token_ids, weights))
-    return rows
 
 
 def pretrain(settings: PretrainSettings, out: Path, games_folder: Path, say: Console, first: int = 0) -> None:

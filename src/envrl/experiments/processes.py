@@ -27,7 +27,7 @@ from envrl.experiments.workers import INTERRUPTED, die_with_parent, interrupts_i
 from envrl.policy.ranks import ALONE, GONE, ProcessGone, Ranks
 
 if TYPE_CHECKING:
-    from envrl.experiments.runner import RunPlace
+    from envrl.experiments.run_place import RunPlace
 
 _HOST = "127.0.0.1"
 _JOIN_S = 600.0

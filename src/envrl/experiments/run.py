@@ -31,7 +31,8 @@ from envrl.experiments.resume import (
     put_aside,
     warn,
 )
-from envrl.experiments.runner import Parts, Runner, RunPlace
+from envrl.experiments.run_place import RunPlace
+from envrl.experiments.runner import Parts, Runner
 from envrl.losses.dynamics import shuffled_pairing
 from envrl.policy.model import Policy, load_policy
 from envrl.policy.ranks import ALONE, Ranks

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ import lightning as L
 import yaml
 from torch import Tensor
 
-from envrl.analysis.episodes import episode_of, write_episodes
-from envrl.analysis.records import RunRecord, record_path, write_record, write_text_atomic
+from envrl.analysis.records import RunRecord, write_record, write_text_atomic
 from envrl.envs.pool import Pool
 from envrl.errors import DataFault
 from envrl.experiments.config import RunConfig
@@ -28,7 +25,10 @@ from envrl.experiments.evaluation import PanelResult, play_panel
 from envrl.experiments.full_disk import full_disk
 from envrl.experiments.games import GameSets
 from envrl.experiments.plain import as_plain
+from envrl.experiments.quiet import lightning_without_notes
 from envrl.experiments.resume import CHECKPOINT, read_checkpoint, without_processes
+from envrl.experiments.run_place import RunPlace
+from envrl.experiments.shown import Shown
 from envrl.experiments.strategy import strategy_of
 from envrl.policy.model import Policy
 from envrl.policy.ranks import ALONE, Ranks
@@ -41,14 +41,10 @@ from envrl.tracking.runs import (
     log_config,
     log_datasets,
     log_environment,
-    log_episodes,
     log_metrics,
-    log_text,
     run_context,
     set_tag,
 )
-from envrl.tracking.store import Store
-from envrl.tracking.traces import transcripts
 from envrl.training.callbacks import (
     CheckpointCallback,
     CheckpointFiles,
@@ -58,51 +54,12 @@ from envrl.training.callbacks import (
 )
 from envrl.training.module import EnvRLModule
 from envrl.training.progress import Progress
-from envrl.types import Trajectory
 
 ADAPTER = "adapter"
-_CHATTY_LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-_NOT_FOR_USERS = (
-    r".*does not have many workers which may be a bottleneck",
-    r".*`IterableDataset` has `__len__` defined",
-    r".*`isinstance\(treespec, LeafSpec\)`",
-    # What is logged at the end of an epoch was joined by the module.
-    r".*when logging on epoch level in distributed setting",
-)
-"""Beginnings of Lightning's warnings about things that are as they should be."""
 
 
 class GivenUp(Exception):
     """Raised by a report to end a run that is not worth going on with; it is pruned, not failed."""
-
-
-@dataclass(frozen=True)
-class RunPlace:
-    """Where a run stands: in which study, on disk and in MLflow.
-
-    Attributes:
-        study_folder: Folder of the study.
-        experiment: MLflow experiment.
-        arm: Name of the arm.
-        store: MLflow store.
-        parent_id: MLflow run of the study; None for a run that stands alone.
-        tags: More tags of the MLflow run.
-    """
-
-    study_folder: Path
-    experiment: str
-    arm: str
-    store: Store
-    parent_id: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    def run_name(self, seed: int) -> str:
-        """Name of the run with that seed in MLflow."""
-        return f"{self.arm}/seed_{seed}"
-
-    def folder(self, seed: int) -> Path:
-        """Folder of the run with that seed."""
-        return record_path(self.study_folder, self.arm, seed).parent
 
 
 @dataclass(frozen=True)
@@ -181,7 +138,7 @@ class Runner:
                 self._log_beginnings()
                 status, reason = "finished", None
                 try:
-                    with _lightning_without_notes():
+                    with lightning_without_notes():
                         self._fit(checkpoint)
                     self._log_endings()
                 except GivenUp as given_up:
@@ -201,7 +158,7 @@ class Runner:
 
     def help(self, checkpoint: Path | None) -> RunRecord:
         """Does the work of a process that writes nothing, beside rank 0 in :meth:`run`."""
-        with _lightning_without_notes():
+        with lightning_without_notes():
             self._fit(checkpoint)
         return self._record
 
@@ -278,32 +235,9 @@ class Runner:
         log_metrics(self._place.store, self._run_id, result.metrics | known, iteration)
         earlier = [e for e in self._record.evaluations if e.iteration < iteration]
         self._update(evaluations=(*earlier, with_dynamics(result.evaluation, known)))
-        self._log_transcripts(result, iteration)
-        self._keep_episodes(result, iteration)
-
-    def _log_transcripts(self, result: PanelResult, iteration: int) -> None:
-        sample = _spread(result.trajectories, self._config.train.transcripts)
-        if sample:
-            # Where answers hold more than the action, what was written is shown beside what was done.
-            decode = self._parts.policy.chat.decode if self._config.prompt.form == "reasoned" else None
-            text = transcripts(sample, f"After {iteration} iterations", decode)
-            log_text(self._place.store, self._run_id, text, f"transcripts/iteration_{iteration:04d}.md")
-            log_episodes(
-                self._place.store,
-                self._run_id,
-                sample,
-                self._parts.policy.chat.decode_all,
-                arm=self._place.arm,
-                seed=self._config.seed,
-                iteration=iteration,
-            )
-
-    def _keep_episodes(self, result: PanelResult, iteration: int) -> None:
-        sample = _spread(result.trajectories, self._config.evaluation.episodes)
-        if sample:
-            decode, arm, seed = self._parts.policy.chat.decode_all, self._place.arm, self._config.seed
-            told = (episode_of(t, decode, arm=arm, seed=seed, iteration=iteration) for t in sample)
-            write_episodes(self._folder, iteration, told)
+        shown = Shown(self._config, self._place.arm, parts.policy.chat, iteration)
+        shown.log(self._place.store, self._run_id, result.trajectories)
+        shown.keep(self._folder, result.trajectories)
 
     def _progress(self, progress: Progress) -> None:
         self._parts.ranks.first(lambda: self._tell(progress))
@@ -343,26 +277,3 @@ class Runner:
         seconds = self._seconds_before + time.perf_counter() - self._started
         self._record = self._record.model_copy(update={**changes, "seconds": seconds})
         write_record(self._place.study_folder, self._record)
-
-
-def _spread(trajectories: Sequence[Trajectory], count: int) -> Sequence[Trajectory]:
-    """At most ``count`` of them, evenly spread."""
-    count = min(count, len(trajectories))
-    return [trajectories[number * len(trajectories) // count] for number in range(count)]
-
-
-@contextmanager
-def _lightning_without_notes() -> Iterator[None]:
-    """Leaves out what Lightning says of hardware it found and of a loader that has no workers on purpose."""
-    loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in _NOT_FOR_USERS:
-            warnings.filterwarnings("ignore", message=message)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

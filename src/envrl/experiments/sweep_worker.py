@@ -19,7 +19,8 @@ from envrl.errors import EnvrlError
 from envrl.experiments.config import RunConfig
 from envrl.experiments.console import interrupt, one_line
 from envrl.experiments.run import execute_run
-from envrl.experiments.runner import GivenUp, RunPlace
+from envrl.experiments.run_place import RunPlace
+from envrl.experiments.runner import GivenUp
 from envrl.experiments.sweep_file import StorageSettings, SweepSettings
 from envrl.experiments.sweep_methods import PairedGames, sampler
 from envrl.experiments.sweep_search import (

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             preflight(config)
         from envrl.experiments.run import execute_run
-        from envrl.experiments.runner import RunPlace
+        from envrl.experiments.run_place import RunPlace
         from envrl.tracking.store import open_store
 
         console = Console()

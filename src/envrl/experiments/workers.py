@@ -128,7 +128,7 @@ def _execute(run: PlannedRun, place: WorkPlace) -> str | None:
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         from envrl.experiments.run import execute_run
-        from envrl.experiments.runner import RunPlace
+        from envrl.experiments.run_place import RunPlace
 
         execute_run(
             run.config, RunPlace(place.folder, place.experiment, run.arm, place.store, place.parent_id)

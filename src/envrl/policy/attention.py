@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
@@ -194,6 +195,15 @@ def _repeated(heads: Tensor, repeats: int) -> Tensor:
         return heads
     rows, number, width, size = heads.shape
     return heads[:, :, None].expand(rows, number, repeats, width, size).reshape(rows, -1, width, size)
+
+
+def attends_to_all(model: PreTrainedModel) -> bool:
+    """Whether every layer looks at all tokens before: packed rows know no windows."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return set(kinds) == {"full_attention"}
+    return getattr(config, "sliding_window", None) is None
 
 
 AttentionInterface.register(PACKED, attend)

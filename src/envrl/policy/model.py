@@ -6,7 +6,6 @@ through exactly the same code.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,21 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from envrl.errors import PolicyFault
-from envrl.policy.attention import PACKED
+from envrl.policy.attention import PACKED, attends_to_all
 from envrl.policy.batch import RowBatch
 from envrl.policy.chat import ChatMarkup
+from envrl.policy.copies import frozen_copy, merge_into, moved
 from envrl.policy.packing import pack
 from envrl.policy.reading import (
     UNTRUSTED,
     first_line,
     keep_layout,
     load_dtype,
+    lora_config,
     quantisation,
     quiet,
     read_tokenizer,
@@ -50,8 +50,6 @@ __all__ = [
     "check_policy",
     "load_policy",
 ]
-
-_ADAPTER = "default"
 
 
 class Policy(nn.Module):
@@ -76,11 +74,11 @@ class Policy(nn.Module):
         self._reference_copy: list[PreTrainedModel] = []
         if settings.lora.enabled:
             if settings.merge_for_sampling and not settings.quantised and not to_divide:
-                self._sampling_copy = [_frozen_copy(base)]
-            self.model: nn.Module = get_peft_model(base, _lora_config(settings.lora))
+                self._sampling_copy = [frozen_copy(base)]
+            self.model: nn.Module = get_peft_model(base, lora_config(settings.lora))
         else:
             self.model = base
-        self._packs = settings.packed and _attends_to_all(base)
+        self._packs = settings.packed and attends_to_all(base)
         if self._packs:
             for model in (base, *self._sampling_copy):
                 model.set_attn_implementation(PACKED)
@@ -171,7 +169,7 @@ class Policy(nn.Module):
                 return
             if not self._reference_copy:
                 raise PolicyFault("no reference policy was kept; call keep_reference() before training")
-            trained, self.model = self.model, _moved(self._reference_copy[0], self.model)
+            trained, self.model = self.model, moved(self._reference_copy[0], self.model)
             try:
                 yield self
             finally:
@@ -180,7 +178,7 @@ class Policy(nn.Module):
     def keep_reference(self) -> None:
         """Keeps a frozen copy for the KL term when all parameters are trained (adapters need none)."""
         if not isinstance(self.model, PeftModel) and not self._reference_copy:
-            self._reference_copy = [_frozen_copy(self.causal)]
+            self._reference_copy = [frozen_copy(self.causal)]
 
     def divide(self, device: torch.device) -> None:
         """Cuts the layers, those of a kept reference too, into pieces on the processes of the run.
@@ -207,8 +205,8 @@ class Policy(nn.Module):
             self.pieces.merge()
         if not self._sampling_copy:
             return self.causal
-        copied = _moved(self._sampling_copy[0], self.model)
-        _merge_into(copied, self.causal)
+        copied = moved(self._sampling_copy[0], self.model)
+        merge_into(copied, self.causal)
         return copied
 
     def save_adapter(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
@@ -295,47 +293,3 @@ def load_policy(settings: PolicySettings, *, to_divide: bool = False) -> Policy:
             f"policy.lora.targets '{settings.lora.targets}' does not fit the model '{settings.model}' "
             f"({first_line(error)}); use all-linear or names of its linear layers, e.g. q_proj,v_proj"
         ) from error
-
-
-def _lora_config(settings: LoraSettings) -> LoraConfig:
-    names = settings.targets.replace(" ", "")
-    return LoraConfig(
-        r=settings.rank,
-        lora_alpha=cast(int, settings.alpha),
-        lora_dropout=settings.dropout,
-        target_modules=names if names == "all-linear" else names.split(","),
-        task_type="CAUSAL_LM",
-    )
-
-
-def _attends_to_all(model: PreTrainedModel) -> bool:
-    """Whether every layer looks at all tokens before: packed rows know no windows."""
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None:
-        return set(kinds) == {"full_attention"}
-    return getattr(config, "sliding_window", None) is None
-
-
-def _frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    copied = copy.deepcopy(model).eval()
-    copied.requires_grad_(False)
-    return copied
-
-
-def _moved(copied: PreTrainedModel, trained: nn.Module) -> PreTrainedModel:
-    """The copy, on the device of the trained model: what moves that one doesn't see the copies."""
-    device = next(trained.parameters()).device
-    if next(copied.parameters()).device != device:
-        copied.to(device)
-    return copied
-
-
-@torch.no_grad()
-def _merge_into(copied: PreTrainedModel, trained: PreTrainedModel) -> None:
-    """Writes base weight + adapter update of every adapted layer into the sampling copy."""
-    for name, module in trained.named_modules():
-        if isinstance(module, LoraLayer):
-            target = copied.get_submodule(name)
-            base = module.get_base_layer().weight
-            target.weight.copy_(base + module.get_delta_weight(_ADAPTER))

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 from huggingface_hub.errors import HFValidationError
+from peft import LoraConfig
 from torch import nn
 from transformers import (
     AutoTokenizer,
@@ -23,7 +24,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as hf_logging
 
 from envrl.errors import PolicyFault
-from envrl.policy.settings import PolicySettings, model_source
+from envrl.policy.settings import LoraSettings, PolicySettings, model_source
 
 UNTRUSTED: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 """Weights of strangers: no pickle, and no Python file that lies beside them."""
@@ -153,3 +154,15 @@ def first_line(error: BaseException) -> str:
     """The beginning of an error's text; its kind where it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def lora_config(settings: LoraSettings) -> LoraConfig:
+    """The adapters as peft wants them described."""
+    names = settings.targets.replace(" ", "")
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=cast(int, settings.alpha),
+        lora_dropout=settings.dropout,
+        target_modules=names if names == "all-linear" else names.split(","),
+        task_type="CAUSAL_LM",
+    )

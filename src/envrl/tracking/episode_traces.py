@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from envrl.tracking.journal import Entry
@@ -21,80 +22,100 @@ _TURN_NS = 1_000_000
 _PREVIEW = 1000
 
 
-def episode_traces(
-    run_id: str,
-    experiment_id: str,
-    trajectories: Sequence[Trajectory],
-    decode: Decode,
-    *,
-    arm: str,
-    seed: int,
-    iteration: int,
-    time_ms: int,
-) -> Entry:
+@dataclass(frozen=True)
+class TraceOrigin:
+    """Where traces of an evaluation's episodes belong.
+
+    Attributes:
+        run_id: MLflow run.
+        experiment_id: Its experiment.
+        arm: Arm of the run.
+        seed: Seed of the run.
+        iteration: Training iterations completed when the episodes were played.
+        time_ms: When, in ms since 1970.
+    """
+
+    run_id: str
+    experiment_id: str
+    arm: str
+    seed: int
+    iteration: int
+    time_ms: int
+
+    def key(self, number: int) -> bytes:
+        """Id of the trace of an episode by its number."""
+        return hashlib.blake2b(f"{self.run_id}/{self.iteration}/{number}".encode(), digest_size=16).digest()
+
+
+def episode_traces(origin: TraceOrigin, trajectories: Sequence[Trajectory], decode: Decode) -> Entry:
     """What the outbox is given to log episodes of an evaluation as traces.
 
     Args:
-        run_id: MLflow run they belong to.
-        experiment_id: Its experiment.
+        origin: Where they belong.
         trajectories: The episodes.
         decode: Shows prompts and answers as the policy saw them.
-        arm: Arm of the run.
-        seed: Seed of the run.
-        iteration: Training iterations completed when they were played.
-        time_ms: When, in ms since 1970.
     """
-    infos, spans = [], []
-    for number, trajectory in enumerate(trajectories):
-        key = hashlib.blake2b(f"{run_id}/{iteration}/{number}".encode(), digest_size=16).digest()
-        made = _Spans(key, (time_ms + number) * 1_000_000)
-        root = made.add(
-            "episode",
-            "AGENT",
-            None,
-            {"game": trajectory.game_id, "task type": trajectory.family, "start": _start(trajectory)},
-            _outcome(trajectory),
-            turns=len(trajectory.transitions),
-        )
-        known: tuple[int, ...] = ()
-        for position, turn in enumerate(trajectory.transitions):
-            given = turn.generation.prompt_ids
-            # Of a conversation that grows, what is new since the last answer.
-            fresh = given[len(known) :] if known and given[: len(known)] == known else given
-            known = given + turn.generation.token_ids
-            made.turn(position, turn, root, decode(fresh), decode(turn.generation.token_ids))
-        spans += made.spans
-        infos.append(
-            {
-                "trace_id": f"tr-{key.hex()}",
-                "trace_location": {
-                    "type": "MLFLOW_EXPERIMENT",
-                    "mlflow_experiment": {"experiment_id": experiment_id},
-                },
-                "request_time": _moment(time_ms + number),
-                "state": "OK" if trajectory.fault is None else "ERROR",
-                "request_preview": f"iteration {iteration} · {_task(trajectory)}"[:_PREVIEW],
-                "response_preview": _summary(trajectory),
-                "execution_duration_ms": len(trajectory.transitions),
-                "trace_metadata": {
-                    "mlflow.sourceRun": run_id,
-                    "mlflow.trace_schema.version": "3",
-                    "mlflow.trace.tokenUsage": json.dumps(_usage(trajectory.transitions)),
-                },
-                "tags": {
-                    "mlflow.traceName": f"{arm}/seed_{seed} iteration {iteration}",
-                    "arm": arm,
-                    "seed": str(seed),
-                    "iteration": str(iteration),
-                    "game": trajectory.game_id,
-                    "task_type": trajectory.family,
-                    "won": str(trajectory.won).lower(),
-                    "return": f"{trajectory.episode_return:g}",
-                    "stop": trajectory.stop.value,
-                },
-            }
-        )
-    return {"kind": "traces", "experiment_id": experiment_id, "infos": infos, "spans": spans}
+    numbered = list(enumerate(trajectories))
+    return {
+        "kind": "traces",
+        "experiment_id": origin.experiment_id,
+        "infos": [_info(origin, number, trajectory) for number, trajectory in numbered],
+        "spans": [s for number, t in numbered for s in _spans(origin, number, t, decode)],
+    }
+
+
+def _spans(origin: TraceOrigin, number: int, trajectory: Trajectory, decode: Decode) -> list[dict[str, Any]]:
+    """The spans of one episode: itself, and each of its turns."""
+    made = _Spans(origin.key(number), (origin.time_ms + number) * 1_000_000)
+    root = made.add(
+        "episode",
+        "AGENT",
+        None,
+        {"game": trajectory.game_id, "task type": trajectory.family, "start": _start(trajectory)},
+        _outcome(trajectory),
+        turns=len(trajectory.transitions),
+    )
+    known: tuple[int, ...] = ()
+    for position, turn in enumerate(trajectory.transitions):
+        given = turn.generation.prompt_ids
+        # Of a conversation that grows, what is new since the last answer.
+        fresh = given[len(known) :] if known and given[: len(known)] == known else given
+        known = given + turn.generation.token_ids
+        made.turn(position, turn, root, decode(fresh), decode(turn.generation.token_ids))
+    return made.spans
+
+
+def _info(origin: TraceOrigin, number: int, trajectory: Trajectory) -> dict[str, Any]:
+    """What MLflow lists of the trace of one episode."""
+    iteration = origin.iteration
+    return {
+        "trace_id": f"tr-{origin.key(number).hex()}",
+        "trace_location": {
+            "type": "MLFLOW_EXPERIMENT",
+            "mlflow_experiment": {"experiment_id": origin.experiment_id},
+        },
+        "request_time": _moment(origin.time_ms + number),
+        "state": "OK" if trajectory.fault is None else "ERROR",
+        "request_preview": f"iteration {iteration} · {_task(trajectory)}"[:_PREVIEW],
+        "response_preview": _summary(trajectory),
+        "execution_duration_ms": len(trajectory.transitions),
+        "trace_metadata": {
+            "mlflow.sourceRun": origin.run_id,
+            "mlflow.trace_schema.version": "3",
+            "mlflow.trace.tokenUsage": json.dumps(_usage(trajectory.transitions)),
+        },
+        "tags": {
+            "mlflow.traceName": f"{origin.arm}/seed_{origin.seed} iteration {iteration}",
+            "arm": origin.arm,
+            "seed": str(origin.seed),
+            "iteration": str(iteration),
+            "game": trajectory.game_id,
+            "task_type": trajectory.family,
+            "won": str(trajectory.won).lower(),
+            "return": f"{trajectory.episode_return:g}",
+            "stop": trajectory.stop.value,
+        },
+    }
 
 
 class _Spans:

@@ -12,7 +12,7 @@ import yaml
 from envrl.errors import DataFault
 from envrl.tracking.delivery import is_away
 from envrl.tracking.environment import environment_versions, git_commit
-from envrl.tracking.episode_traces import episode_traces
+from envrl.tracking.episode_traces import TraceOrigin, episode_traces
 from envrl.tracking.metrics import check_name
 from envrl.tracking.outbox import now_ms, outbox
 from envrl.tracking.store import Store, client
@@ -112,18 +112,8 @@ def log_episodes(
         iteration: Training iterations completed when they were played.
     """
     opened = outbox(store, run_id)
-    opened.put(
-        episode_traces(
-            run_id,
-            opened.experiment_id,
-            trajectories,
-            decode,
-            arm=arm,
-            seed=seed,
-            iteration=iteration,
-            time_ms=now_ms(),
-        )
-    )
+    origin = TraceOrigin(run_id, opened.experiment_id, arm, seed, iteration, now_ms())
+    opened.put(episode_traces(origin, trajectories, decode))
 
 
 def _known_parameters(store: Store, run_id: str) -> dict[str, str]:

@@ -11,7 +11,6 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from envrl.errors import DataFault, PolicyFault
 from envrl.losses.terms import LossTerm, combine
 from envrl.policy.batch import Phase, RolloutBatch
 from envrl.policy.model import Policy
@@ -19,7 +18,9 @@ from envrl.policy.parts import is_piece
 from envrl.policy.ranks import ALONE, Ranks
 from envrl.training.accounts import Accounts
 from envrl.training.critic import Critic
+from envrl.training.freshness import assert_fresh
 from envrl.training.gradients import TermGradients
+from envrl.training.kept import check_weights, cut_weights, joined_weights, kept_weights
 from envrl.training.memory import FittingPasses
 from envrl.training.objectives.registry import WeightedObjective, objectives_of
 from envrl.training.optimiser import adamw, clip_each_group, gradient_norm
@@ -125,7 +126,7 @@ class EnvRLModule(L.LightningModule):
         if batch_idx == 0:
             self._started = time.perf_counter()
             self._weights.begin(batch.outcome)
-        self._assert_fresh(batch)
+        assert_fresh(batch, self.updates_done)
         if batch_idx % (self._micro_batches // self._ranks.world) == 0:
             self._noted.clear()
             self._gradients.begin_update()
@@ -214,22 +215,17 @@ class EnvRLModule(L.LightningModule):
         found = self._ranks.everyone(
             lambda: (self._accounts, self._weights.losses, self._tokens, self._passes.splits)
         )
-        self._accounts = Accounts.joined([accounts for accounts, _, _, _ in found])
-        self._weights.join([losses for _, losses, _, _ in found])
-        self._tokens = sum(tokens for _, _, tokens, _ in found)
-        self._passes.splits = sum(splits for _, _, _, splits in found)
+        accounts, losses, tokens, splits = zip(*found, strict=True)
+        self._accounts = Accounts.joined(accounts)
+        self._weights.join(losses)
+        self._tokens, self._passes.splits = sum(tokens), sum(splits)
         self._gradients.join(self._ranks)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the policy's trained parameters, and over the critic's at its own learning rate."""
-        divided = self._ranks.divides
-        if divided == "layers" and not any(map(is_piece, self._trained())):
-            divided = "nothing"
-        if self.critic is None:
-            return adamw(self._trained(), self._optim, divided=divided)
         policy = (p for p in self.policy.parameters() if p.requires_grad)
-        own, own_lr = self.critic.parameters(), self._loss.ppo.value_lr
-        return adamw(policy, self._optim, own, own_lr, divided=divided)
+        critic = () if self.critic is None else self.critic.parameters()
+        return adamw(policy, self._optim, critic, self._loss.ppo.value_lr, divided=self._ranks.divides)
 
     def configure_gradient_clipping(
         self,
@@ -243,14 +239,9 @@ class EnvRLModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps trained weights, version and adaptive weights; the frozen base comes from its source."""
-        trained = {n for n, p in self.named_parameters() if p.requires_grad}
-        weights = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        weights = kept_weights(checkpoint["state_dict"], self._named())
         if self.policy.pieces is not None:
-            from envrl.policy.pieces import joined
-
-            everything = ((name, joined(weight)) for name, weight in weights.items())
-            # All take part; only one writes.
-            weights = {name: whole for name, whole in everything if self._ranks.writes}
+            weights = joined_weights(weights, writes=self._ranks.writes)
         checkpoint["state_dict"] = weights
         checkpoint["updates_done"] = self.updates_done
         checkpoint["skipped_in_a_row"] = self._skipped.in_a_row
@@ -268,39 +259,15 @@ class EnvRLModule(L.LightningModule):
         # A run begun before weights could adapt has none, and its settings let none adapt.
         if "auxiliary_weights" in checkpoint:
             self._weights.load_state_dict(checkpoint["auxiliary_weights"])
-        trained = {n for n, p in self.named_parameters() if p.requires_grad}
-        if different := sorted(trained ^ checkpoint["state_dict"].keys()):
-            raise DataFault(
-                f"the checkpoint holds other trained weights than the run ({different[0]} is only in one of "
-                "them); go on with the configuration it was begun with, or train the run anew"
-            )
+        check_weights(checkpoint["state_dict"], self._named())
         if self.policy.pieces is not None:
-            from envrl.policy.pieces import cut_like
-
-            own = dict(self.named_parameters())
-            weights = {n: cut_like(w, own[n]) for n, w in checkpoint["state_dict"].items()}
-            checkpoint["state_dict"] = weights
+            checkpoint["state_dict"] = cut_weights(checkpoint["state_dict"], self._named())
 
     def _trained(self) -> Iterator[torch.nn.Parameter]:
         return (p for p in self.parameters() if p.requires_grad)
 
-    def _assert_fresh(self, batch: RolloutBatch) -> None:
-        rows = batch.policy
-        if batch.first_of_iteration and rows is not None:
-            stale = self.updates_done - int(rows.policy_version.min())
-            if stale != 0:
-                raise PolicyFault(
-                    f"rows of iteration {batch.iteration} were sampled {stale} updates ago; the loader must "
-                    "have a length and no workers, and be reloaded every epoch"
-                )
-
-    def _term_weights(self, iteration: int) -> dict[str, float]:
-        return {
-            "kl": self._loss.kl_coefficient,
-            "entropy": self._loss.entropy_coefficient,
-            "value": self._loss.ppo.value_coefficient,
-            **self.weights(iteration),
-        }
+    def _named(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def _loss_of(self, batch: RolloutBatch, report: bool) -> Tensor:
         """Share of some rows in the update's loss.
@@ -309,7 +276,7 @@ class EnvRLModule(L.LightningModule):
             batch: The rows.
             report: Take down what there is to report; it is done as the last thing, and all or nothing.
         """
-        weights = self._term_weights(batch.iteration)
+        weights = {**self._loss.own_weights, **self.weights(batch.iteration)}
         terms = self._terms.of(batch, weights, measure_kl=self._diagnosing(batch.iteration))
         if report and (self._diagnosing(batch.iteration) or self._weights.needs_gradients(batch.iteration)):
             self._gradients.add({n: t for n, t in terms.items() if n == "policy" or weights[n] > 0})
@@ -334,10 +301,6 @@ class EnvRLModule(L.LightningModule):
         self._noted: list[dict[str, LossTerm]] = []
         self._unseen = self._idle = False
         self._skipped.in_iteration = self._passes.splits = 0
-
-    @property
-    def _sums(self) -> dict[str, float]:
-        return self._accounts.sums
 
     def _diagnosing(self, iteration: int) -> bool:
         return self._diagnose_every > 0 and iteration % self._diagnose_every == 0

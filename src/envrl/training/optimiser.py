@@ -41,14 +41,16 @@ def adamw(
         "weight_decay": settings.weight_decay,
     }
     groups: list[Any] = list(policy)
-    if own := list(critic):
+    own = list(critic)
+    every = [*groups, *own]
+    if own:
         groups = [{"params": groups}, {"params": own, "lr": critic_lr}]
     if divided == "state":
         # Torch's distributed optimisers take more than a second to import.
         from envrl.training.divided import DividedAdamW
 
         return DividedAdamW(groups, optimizer_class=torch.optim.AdamW, **options)
-    if divided == "layers":
+    if divided == "layers" and any(map(is_piece, every)):
         from envrl.training.pieces import PiecesAdamW
 
         return PiecesAdamW(groups, **options)

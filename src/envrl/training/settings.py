@@ -187,6 +187,15 @@ class LossSettings:
         if self.dual_clip is not None and not self.dual_clip > 1:
             raise ConfigFault(f"loss.dual_clip is {self.dual_clip}; use a ratio above 1, or null for off")
 
+    @property
+    def own_weights(self) -> dict[str, float]:
+        """Weights of the terms beside the policy's that are no auxiliary objectives."""
+        return {
+            "kl": self.kl_coefficient,
+            "entropy": self.entropy_coefficient,
+            "value": self.ppo.value_coefficient,
+        }
+
 
 @dataclass(frozen=True)
 class OptimSettings:

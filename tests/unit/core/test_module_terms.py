@@ -95,9 +95,9 @@ def test_the_policy_term_is_reinforce_on_the_written_tokens(policy: Policy) -> N
     )
     # At ratio 1 the value is minus the mean advantage: -(4 tokens of 2 and 2 of -1) / 6 = -1.
     assert float(value) == pytest.approx(-1.0, abs=1e-5)
-    assert module._sums["logprob_gap"] == pytest.approx(0.0, abs=1e-5)
-    assert module._sums["ratio_mean"] == pytest.approx(1.0, abs=1e-5)
-    assert module._sums["clip_share"] == 0.0
+    assert module._accounts.sums["logprob_gap"] == pytest.approx(0.0, abs=1e-5)
+    assert module._accounts.sums["ratio_mean"] == pytest.approx(1.0, abs=1e-5)
+    assert module._accounts.sums["clip_share"] == 0.0
     value.backward()
     found = policy.causal.get_input_embeddings().weight.grad.clone()
     policy.zero_grad()
@@ -116,11 +116,11 @@ def test_state_prediction_is_read_off_the_observation_tokens(policy: Policy) -> 
     module = module_of(policy, LossSettings(sp=Schedule("constant", 0.5), entropy_coefficient=0.0))
     value = module.training_step(batch(rows(POLICY_IDS, POLICY_ROLES, [0, 0], [0.0, 0.0]), None), 0)
     expected = -sum(at_target(policy, POLICY_IDS, 0, [7, 8])) / 2
-    assert module._sums["sp_ce"] == pytest.approx(expected, abs=1e-5)
+    assert module._accounts.sums["sp_ce"] == pytest.approx(expected, abs=1e-5)
     assert float(value) == pytest.approx(0.5 * expected, abs=1e-5)
     likeliest = whole(policy, POLICY_IDS)[0, [6, 7]].argmax(-1).tolist()
     right = (likeliest[0] == 7) + (likeliest[1] == 8)
-    assert module._sums["sp_token_accuracy"] == pytest.approx(right / 2)
+    assert module._accounts.sums["sp_token_accuracy"] == pytest.approx(right / 2)
 
 
 def test_state_prediction_from_questions(policy: Policy) -> None:
@@ -131,7 +131,7 @@ def test_state_prediction_from_questions(policy: Policy) -> None:
     )
     expected = -sum(at_target(policy, SP_IDS, 0, [7, 8, 9])) / 3
     assert float(value) == pytest.approx(expected, abs=1e-5)
-    assert "id_ce" not in module._sums
+    assert "id_ce" not in module._accounts.sums
 
 
 def test_inverse_dynamics_reads_its_own_rows_only(policy: Policy) -> None:
@@ -142,7 +142,7 @@ def test_inverse_dynamics_reads_its_own_rows_only(policy: Policy) -> None:
     )
     answers = [at_target(policy, QUESTION_IDS, row, [8, 9]) for row in (0, 1)]
     expected = -sum(sum(a) for a in answers) / 4
-    assert module._sums["id_ce"] == pytest.approx(expected, abs=1e-5)
+    assert module._accounts.sums["id_ce"] == pytest.approx(expected, abs=1e-5)
     assert float(value) == pytest.approx(2 * expected, abs=1e-5)
     value.backward()
     assert any(float(p.grad.abs().max()) > 0 for p in policy.parameters() if p.grad is not None)
@@ -167,8 +167,8 @@ def test_entropy_is_the_mean_over_written_tokens(policy: Policy) -> None:
         for place in places:
             p = table[row, place - 1].exp()
             total -= float((p * p.log()).sum())
-    assert module._sums["entropy"] == pytest.approx(total / 6, abs=1e-5)
-    assert 0 < module._sums["entropy"] <= math.log(len(WORDS))
+    assert module._accounts.sums["entropy"] == pytest.approx(total / 6, abs=1e-5)
+    assert 0 < module._accounts.sums["entropy"] <= math.log(len(WORDS))
     assert float(value) == pytest.approx(-0.25 * total / 6, abs=1e-5)
 
 
@@ -180,7 +180,7 @@ def test_the_kl_to_the_start_is_zero_at_the_start_and_not_later(lora: LoraSettin
     module = module_of(policy, LossSettings(kl_coefficient=0.1, entropy_coefficient=0.0))
     given = batch(rows(POLICY_IDS, POLICY_ROLES, [0, 0], [0.0, 0.0]), None)
     module.training_step(given, 0)
-    assert module._sums["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert module._accounts.sums["kl"] == pytest.approx(0.0, abs=1e-6)
     start = sampled(policy)
     nudge(policy, size=size)
     module.on_train_epoch_start()
@@ -190,8 +190,8 @@ def test_the_kl_to_the_start_is_zero_at_the_start_and_not_later(lora: LoraSettin
         for place in places:
             d = float(start[row, place] - now[row, place])
             estimates += math.exp(d) - d - 1
-    assert module._sums["kl"] == pytest.approx(estimates / 6, rel=1e-3)
-    assert module._sums["kl"] > 1e-5
+    assert module._accounts.sums["kl"] == pytest.approx(estimates / 6, rel=1e-3)
+    assert module._accounts.sums["kl"] > 1e-5
     assert float(value.detach()) == pytest.approx(0.1 * estimates / 6, rel=1e-3)
     value.backward()
     assert any(float(p.grad.abs().max()) > 0 for p in policy.parameters() if p.grad is not None)
@@ -207,7 +207,7 @@ def test_terms_of_weight_zero_are_measured_without_gradients(policy: Policy) -> 
         ),
         0,
     )
-    assert {"sp_ce", "id_ce", "id_exact_match", "kl", "entropy"} <= module._sums.keys()
+    assert {"sp_ce", "id_ce", "id_exact_match", "kl", "entropy"} <= module._accounts.sums.keys()
     value.backward()
     # Advantages are 0 and everything else weighs nothing.
     assert all(float(p.grad.abs().max()) == 0 for p in policy.parameters() if p.grad is not None)
@@ -252,7 +252,7 @@ def test_a_micro_batch_without_rows_adds_nothing(policy: Policy) -> None:
     value = module.training_step(batch(None, None), 0)
     value.backward()
     assert float(value) == 0.0
-    assert module._sums["loss"] == 0.0
+    assert module._accounts.sums["loss"] == 0.0
 
 
 def test_weights_follow_their_schedules(policy: Policy) -> None:

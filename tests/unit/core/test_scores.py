@@ -71,7 +71,7 @@ def measured(
     nudge(policy)
     module.training_step(batch(), 0).backward()
     found = [p.grad.flatten() for p in policy.parameters() if p.grad is not None]
-    return dict(module._sums) | module._gradients.metrics(), torch.cat(found)
+    return dict(module._accounts.sums) | module._gradients.metrics(), torch.cat(found)
 
 
 @pytest.mark.parametrize("lora", [LoraSettings(enabled=False), adapters()], ids=["full", "adapters"])
