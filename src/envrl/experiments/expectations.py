@@ -31,6 +31,7 @@ from envrl.types import Finish, Observation, Role
 if TYPE_CHECKING:
     from envrl.policy.chat import ChatMarkup
     from envrl.policy.model import Policy
+    from envrl.policy.sampler import SamplerSession
 
 Tell = Callable[[int, int], None]
 """Told how many questions are answered, and how many there are."""
@@ -127,19 +128,25 @@ def _ask(
     tell(0, total)
     done = 0
     for number, batch in enumerate(_batches(list(questions.values())), start=1):
-        session = open_session(len(batch))
-        session.append([q.token_ids for q in batch])
-        # Greedy: the generators are drawn from and not looked at.
-        rngs = [generator(0, "expectations") for _ in batch]
-        sampled = session.sample(rngs, 0.0, max(q.limit for q in batch))
-        for question, written in zip(batch, sampled, strict=True):
-            answers[question.key] = _answer(policy, written.token_ids, question.limit)
+        answers |= _answers(policy, open_session(len(batch)), batch)
         done += len(batch)
         tell(done, total)
         if number % _KEEP_EVERY == 0:
             write_predictions(path, found())
     write_predictions(path, found())
     return found()
+
+
+def _answers(policy: Policy, session: SamplerSession, batch: Sequence[_Question]) -> dict[str, Answer]:
+    """What the policy writes, greedily, when it is asked some questions at once."""
+    session.append([question.token_ids for question in batch])
+    # The generators are drawn from and not looked at.
+    rngs = [generator(0, "expectations") for _ in batch]
+    sampled = session.sample(rngs, 0.0, max(question.limit for question in batch))
+    return {
+        question.key: _answer(policy, written.token_ids, question.limit)
+        for question, written in zip(batch, sampled, strict=True)
+    }
 
 
 def _answer(policy: Policy, token_ids: Sequence[int], limit: int) -> Answer:

@@ -155,14 +155,12 @@ class CachedSession:
                 "lower optim.lr, or use a wider policy.dtype"
             )
         self._hand_over(tokens, lengths)
-        return [
-            SampledTokens(
-                tuple(tokens[r, : lengths[r]].tolist()),
-                tuple(logprobs[r, : lengths[r]].tolist()),
-                Finish.END if tokens[r, lengths[r] - 1] == self._end_id else Finish.LENGTH,
-            )
-            for r in range(rows)
-        ]
+        return [self._written(*row) for row in zip(tokens, logprobs, lengths, strict=True)]
+
+    def _written(self, tokens: Tensor, logprobs: Tensor, length: Tensor) -> SampledTokens:
+        """What one row wrote."""
+        finish = Finish.END if tokens[length - 1] == self._end_id else Finish.LENGTH
+        return SampledTokens(tuple(tokens[:length].tolist()), tuple(logprobs[:length].tolist()), finish)
 
     def _start(self) -> Float[Tensor, "rows vocab"]:
         """Runs what was given; logits after each row's last token.

@@ -15,9 +15,10 @@ from envrl.envs.slots import SlotResult
 from envrl.errors import PolicyFault
 from envrl.policy.chat import ChatMarkup
 from envrl.policy.sampler import SampledTokens, SamplerSession
+from envrl.prompts.parse import ParsedAction
 from envrl.rollout.conversation import CollectorSettings, Conversation, read_answer
 from envrl.seeding import generator
-from envrl.types import Game, Generation, StopReason, Trajectory, Transition
+from envrl.types import Game, Generation, StepResult, StopReason, Trajectory, Transition
 
 __all__ = ["Collector", "CollectorSettings", "EpisodePlan", "SessionFactory"]
 
@@ -166,25 +167,8 @@ class Collector:
             if result.fault is not None or result.step is None:
                 stop: StopReason | None = StopReason.ENV_FAULT
             else:
-                generation = Generation(
-                    conversation.context.token_ids,
-                    conversation.context.roles,
-                    answer.token_ids,
-                    answer.logprobs,
-                    answer.finish,
-                    policy_version,
-                )
-                episode.transitions.append(
-                    Transition(
-                        conversation.current,
-                        generation,
-                        action.action,
-                        action.format_valid,
-                        was_admissible(action.action, conversation.current, result.step),
-                        result.step.reward,
-                        result.step.observation,
-                    )
-                )
+                lived = _transition(conversation, answer, action, result.step, policy_version)
+                episode.transitions.append(lived)
                 stop = result.step.stop
             block = None
             if stop is None and result.step is not None:
@@ -195,6 +179,33 @@ class Collector:
                 block = None
             blocks.append(block)
         return blocks
+
+
+def _transition(
+    conversation: Conversation,
+    answer: SampledTokens,
+    action: ParsedAction,
+    step: StepResult,
+    policy_version: int,
+) -> Transition:
+    """One turn of an episode, before the conversation goes on."""
+    generation = Generation(
+        conversation.context.token_ids,
+        conversation.context.roles,
+        answer.token_ids,
+        answer.logprobs,
+        answer.finish,
+        policy_version,
+    )
+    return Transition(
+        conversation.current,
+        generation,
+        action.action,
+        action.format_valid,
+        was_admissible(action.action, conversation.current, step),
+        step.reward,
+        step.observation,
+    )
 
 
 def _refuse_impossible(answers: Sequence[SampledTokens]) -> None:
