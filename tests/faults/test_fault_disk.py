@@ -15,7 +15,7 @@ import pytest
 
 from envrl.analysis.episodes import evaluated_iterations, read_episodes
 from envrl.analysis.records import load_record
-from envrl.experiments import runner, train
+from envrl.experiments import runner, shown, train
 from envrl.experiments.full_disk import full_disk
 from envrl.experiments.resume import read_checkpoint
 from studies import tiny, write_yaml
@@ -101,8 +101,9 @@ def test_a_run_survives_a_full_disk(
     capsys.readouterr()
 
     with monkeypatch.context() as patch:
-        original = getattr(runner, function)
-        patch.setattr(runner, function, at_call(number, lambda: fill(disk, left), original))
+        owner = runner if function == "log_artifact" else shown
+        original = getattr(owner, function)
+        patch.setattr(owner, function, at_call(number, lambda: fill(disk, left), original))
         assert train.main(command[disk]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(said) == 1

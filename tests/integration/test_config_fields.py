@@ -23,7 +23,7 @@ from envrl.analysis.episodes import evaluated_iterations, read_episodes
 from envrl.envs.alfworld.engine import AlfworldEnv
 from envrl.envs.base import TextEnv
 from envrl.errors import ConfigFault, DataFault, EnvrlError, PolicyFault
-from envrl.experiments import run, runner
+from envrl.experiments import run, runner, shown
 from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.games import GameSets, environment_factory, game_sets
 from envrl.experiments.preflight import preflight
@@ -161,8 +161,9 @@ def watch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             patch.setattr(runner, "run_context", context)
             patch.setattr(runner, "lightning_logger", lambda *_: ListLogger(seen))
             patch.setattr(runner, "log_metrics", lambda _s, _r, metrics, at: keep(seen, metrics, at))
-            patch.setattr(runner, "log_text", lambda _s, _r, text, _n: seen.transcripts.append(text))
-            for name in ("log_artifact", "log_config", "log_datasets", "log_environment", "log_episodes"):
+            patch.setattr(shown, "log_text", lambda _s, _r, text, _n: seen.transcripts.append(text))
+            patch.setattr(shown, "log_episodes", lambda *_, **__: None)
+            for name in ("log_artifact", "log_config", "log_datasets", "log_environment"):
                 patch.setattr(runner, name, lambda *_, **__: None)
             patch.setattr(runner.Runner, "_fit", fit_with_eyes)
             patch.setattr(runner.L.Trainer, "save_checkpoint", save_with_count)
