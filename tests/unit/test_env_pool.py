@@ -18,7 +18,7 @@ from envrl.errors import ConfigFault, EnvFault, EnvrlError
 from envrl.types import Game, Observation, StepResult
 
 GAME = Game(game_id="g1", env="script", split="train", family="count", spec="games/g1", max_steps=9)
-SHORT_S = 0.5
+SHORT_S = 1.0
 """Time-out of the tests that wait for it."""
 LONG_S = 60.0
 """Time-out that no test waits for."""
@@ -231,7 +231,7 @@ def test_a_hang_is_the_fault_of_its_slot_alone(factory: Factory, how: str) -> No
     with _started(factory, 3, SHORT_S) as pool:
         results = pool.step([0, 1, 2], ["a", how, "c"])
         assert _texts(results) == ["env 0 step 1: a", "fault", "env 2 step 1: c"]
-        assert "gave no answer within 0.5 s" in str(results[1].fault)
+        assert "gave no answer within 1.0 s" in str(results[1].fault)
         assert f"'{how}'" in str(results[1].fault)
         assert pool.abandoned == 1
         assert _texts(pool.step([1, 2], ["x", "y"])) == ["fault", "env 2 step 2: y"]
@@ -259,8 +259,8 @@ def test_many_hangs_cost_one_time_out(factory: Factory) -> None:
     with _started(factory, 8, SHORT_S) as pool:
         began = time.monotonic()
         results = pool.step(list(range(8)), ["wait"] * 8)
-        # One after the other they would take 4 seconds.
-        assert time.monotonic() - began < 3.0
+        # One after the other they would take 8 seconds.
+        assert time.monotonic() - began < 6.0
         assert _texts(results) == ["fault"] * 8
         assert pool.abandoned == 8
 

@@ -57,9 +57,9 @@ def test_the_grammar_is_the_regular_expression_of_the_original(action):
 
 
 def test_long_runs_of_brackets_take_no_time():
-    start = time.perf_counter()
+    start = time.process_time()
     assert parse_action("[" * 1_000_000) is None
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 5  # a scan that starts over at each bracket takes hours
 
 
 @pytest.mark.parametrize(

@@ -93,13 +93,14 @@ def test_a_wave_of_episodes_keeps_one_session(layout: str) -> None:
     "its own episode ends with the reason recorded; the others are played without it",
 )
 def test_a_hanging_environment_ends_its_own_episode_only() -> None:
-    stage = Stage(3, timeout_s=0.3)
+    # Long enough for environments that do answer on a busy machine.
+    stage = Stage(3, timeout_s=1.0)
     started = time.monotonic()
     played = stage.play("won", "hang", "limit")
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 15  # the hang takes thirty
     assert [t.stop for t in played] == [StopReason.WON, StopReason.ENV_FAULT, StopReason.STEP_LIMIT]
     assert played[1].fault is not None
-    assert "no answer within 0.3 s" in played[1].fault
+    assert "no answer within 1.0 s" in played[1].fault
 
 
 @pytest.mark.parametrize("layout", ["transcript", "steps"])
