@@ -2,7 +2,8 @@
 
     python benchmarks/collect.py
 
-Ratios are named ``…_ratio``; above 1 means faster, or less, than what is compared with.
+Ratios are named ``…_ratio``; above 1 means faster, or less, than what is compared with. Those of what
+something costs, ``…_cost_ratio``, are above 1 where it takes longer.
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@
   TRL is not installed, ``python tools/install.py bench``);
 - ``sampler``: tokens a second of the sampler beside ``transformers``' ``generate`` and continuous batching;
 - ``update``: tokens a second of the update beside padded rows with one attention mask;
-- ``auxiliary``: what SP+ID add to an update on the same episodes, in both layouts;
+- ``auxiliary``: what SP+ID add to an update on the same episodes, in both layouts (here alone a ratio above
+  1 means slower);
 - ``scaling``: seconds of an iteration by episodes, history and games;
 - ``memory``: the most memory that the update took, beside padded rows.
 
 Times are CPU seconds; each is the least of the repetitions, which take turns, because what a shared machine
-does meanwhile only ever adds to them. A ratio above 1 means faster, or less, than the other.
+does meanwhile only ever adds to them. Another ratio above 1 means faster, or less, than the other.
 """
 
 from __future__ import annotations
@@ -46,6 +47,21 @@ from iteration import CASES, SP_ID, Case, configuration, profile
 
 DEFAULT_OUT = Path(__file__).parent / "results" / "training.json"
 TRANSCRIPT, WITH_BOTH = CASES[0], CASES[1]
+EVERY_TRANSITION = {"auxiliary.max_transitions": None}
+PUBLISHED = {
+    **EVERY_TRANSITION,
+    # Instructions, all admissible actions and rooms as full as the official ones. Episodes are few and short,
+    # because each of their prompts has several hundred tokens.
+    "prompt.form": "reasoned",
+    "prompt.show_admissible": True,
+    "env.receptacles": None,
+    "env.objects_per_receptacle": None,
+    "env.max_steps": 6,
+    "rollout.games": 4,
+    "rollout.episodes_per_game": 4,
+    "sampling.max_context": 8192,
+}
+"""How the published protocol asks (the embedded policy answers without thoughts, so answers are shorter)."""
 Numbers = dict[str, float]
 
 
@@ -215,26 +231,35 @@ def updates(repeats: int) -> Numbers:
 
 
 def auxiliary(repeats: int) -> Numbers:
-    """SP+ID beside none of them on the same episodes: cost of the update, and of the whole iteration."""
+    """SP+ID beside none of them on the same episodes: cost of the update, and of the whole iteration.
+
+    With 64 questions of each kind, as the quick study has them; with one about every transition
+    (``all``); and with those in the prompts of the published protocol (``published``).
+    """
     numbers: Numbers = {}
-    for name, case in (("transcript", WITH_BOTH), ("steps", CASES[3])):
-        config, parts = made(case)
-        started = time.process_time()
-        experience = parts.source.collect(0, 0)
-        collect = time.process_time() - started
-        bare = build(
-            configuration(replace(case, changes={k: v for k, v in case.changes.items() if k not in SP_ID}))
-        )
-        # The rows of a run without the objectives: theirs hold one observation more, and no questions.
-        others = bare.source.collect(0, 0).batches
-        both = update(parts, experience.batches, config.batch.micro_batches)
-        none = update(bare, others, config.batch.micro_batches)
-        a, b = least(repeats, both, none)
-        numbers |= {
-            f"auxiliary_{name}_update_cost": a / b,
-            f"auxiliary_{name}_iteration_cost": (collect + a) / (collect + b),
-        }
+    for layout, case in (("transcript", WITH_BOTH), ("steps", CASES[3])):
+        for variant, changes in (("", {}), ("_all", EVERY_TRANSITION), ("_published", PUBLISHED)):
+            update_cost, iteration_cost = _cost(replace(case, changes={**case.changes, **changes}), repeats)
+            numbers[f"auxiliary_{layout}{variant}_update_cost_ratio"] = update_cost
+            numbers[f"auxiliary_{layout}{variant}_iteration_cost_ratio"] = iteration_cost
     return numbers
+
+
+def _cost(case: Case, repeats: int) -> tuple[float, float]:
+    """How many times as long an update, and an iteration, takes with the two objectives of a case."""
+    config, parts = made(case)
+    started = time.process_time()
+    experience = parts.source.collect(0, 0)
+    collect = time.process_time() - started
+    bare = build(
+        configuration(replace(case, changes={k: v for k, v in case.changes.items() if k not in SP_ID}))
+    )
+    # The rows of a run without the objectives: no questions.
+    others = bare.source.collect(0, 0).batches
+    both = update(parts, experience.batches, config.batch.micro_batches)
+    none = update(bare, others, config.batch.micro_batches)
+    a, b = least(repeats, both, none)
+    return a / b, (collect + a) / (collect + b)
 
 
 def scaling(repeats: int) -> Numbers:

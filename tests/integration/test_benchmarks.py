@@ -23,7 +23,7 @@ base:
   env.max_steps: 4
   batch.micro_batches: 2
 """
-RATE = re.compile(r"_(tokens_per_s|ratio|cost|ms_per_episode|mib)$")
+RATE = re.compile(r"_(tokens_per_s|ratio|ms_per_episode|mib)$")
 
 
 @pytest.fixture(autouse=True)
@@ -110,8 +110,9 @@ def test_where_an_iteration_goes(
         (
             "auxiliary",
             [
-                f"auxiliary_{name}_{what}_cost"
-                for name in ("transcript", "steps")
+                f"auxiliary_{layout}{variant}_{what}_cost_ratio"
+                for layout in ("transcript", "steps")
+                for variant in ("", "_all", "_published")
                 for what in ("update", "iteration")
             ],
         ),
