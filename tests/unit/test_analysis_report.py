@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from envrl.analysis.curves import curves_from_summary, curves_from_table, family_curves_from_summary
+from envrl.analysis.curves import (
+    curves_from_summary,
+    curves_from_table,
+    family_curves_from_summary,
+    plot_family_curves,
+)
 from envrl.analysis.records import Evaluation, GameOutcome, RunRecord, load_records, write_record
 from envrl.analysis.report import print_summary, results_document, write_report
 from envrl.analysis.summary import differing_config, summarise
@@ -303,3 +308,17 @@ def test_summary_curves_are_those_of_the_arms() -> None:
     families = family_curves_from_summary(summary)
     assert list(families) == ["cool", "heat"]
     assert [point.success.value for point in families["cool"][1].points] == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("family", ["cost $\\frac$", "price $_$", "a^b_c"])
+def test_task_types_with_signs_of_formulas_are_drawn_as_they_are(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAMILIES, "a", family)
+    study = [run(arm, seed, "a", "ab") for arm in ("grpo$_$", "grpo^") for seed in (0, 1)]
+    paths = write_report(tmp_path, study, "grpo$_$", title=f"{family} study")
+    assert paths.family_curves.stat().st_size > 0
+    figure = plot_family_curves(family_curves_from_summary(summarise(study, baseline="grpo$_$")), family)
+    shown = [axes.get_title() for axes in figure.axes]
+    assert family in shown
+    assert not any(axes.title.get_parse_math() for axes in figure.axes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,6 +30,9 @@ _DPI = 150
 _MOST_BANDS = 6
 """With more arms than this, only the first, the baseline, has its band: more would hide each other."""
 _MOST_COLUMNS = 4
+
+literally = matplotlib.rc_context({"text.parse_math": False})
+"""Decorates what draws names as they are: those of task types may hold dollar signs, which are no formulas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ def family_curves_from_summary(summary: StudySummary) -> dict[str, tuple[ArmCurv
     }
 
 
+@literally
 def plot_curves(curves: Sequence[ArmCurve], title: str) -> Figure:
     """Success against iteration for each arm: mean line and 95 % band, percent from 0."""
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
@@ -99,6 +104,7 @@ def plot_curves(curves: Sequence[ArmCurve], title: str) -> Figure:
     return figure
 
 
+@literally
 def plot_family_curves(families: Mapping[str, Sequence[ArmCurve]], title: str) -> Figure:
     """Small multiples, one per task type, with the same axes.
 
@@ -128,6 +134,7 @@ def plot_family_curves(families: Mapping[str, Sequence[ArmCurve]], title: str) -
     return figure
 
 
+@literally
 def plot_dynamics(frame: pd.DataFrame, title: str) -> Figure:
     """What the arms' policies know, by iteration: one panel for each metric, mean over seeds, a dot for each.
 

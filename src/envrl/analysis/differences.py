@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from envrl.analysis.comparison import Comparison
+from envrl.analysis.curves import literally
 from envrl.analysis.format import p_value
 
 _BETTER, _WORSE, _UNCLEAR = "#009E73", "#D55E00", "#56606A"
 
 
+@literally
 def plot_differences(comparisons: Mapping[str, Comparison], baseline: str, title: str) -> Figure:
     """Points more than the baseline at the end, with 95 % intervals.
 
