@@ -44,14 +44,14 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """
     import torch
 
-    buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
     # One process works in a run's folder, so what a kill has left under this name is simply written over.
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as handle:
-            _seal(buffer, handle)
+            sealed = _Sealed(handle)
+            torch.save(dict(content), sealed)
+            sealed.finish()
             handle.flush()
             os.fsync(handle.fileno())
         _keep_as_previous(path)
@@ -96,15 +96,56 @@ def check(path: Path) -> None:
         raise Damaged("its checksum does not match")
 
 
-def _seal(buffer: io.BytesIO, handle: io.BufferedWriter) -> None:
-    """Writes what `torch.save` made, with its checksum as the archive's comment."""
-    with buffer.getbuffer() as view:
-        assert bytes(view[-_END_BYTES:][:4]) == _END, "torch.save no longer ends with a zip archive's end"
-        view[-2:] = (len(_LABEL) + _HEX).to_bytes(2, "little")
-        digest = hashlib.sha256(view)
-        digest.update(_LABEL)
-        handle.write(view)
-    handle.write(_LABEL + digest.hexdigest().encode())
+class _Sealed:
+    """A file that `torch.save` writes to, with the checksum of what it wrote as the archive's comment.
+
+    Parts go to the disk as they come: a checkpoint may be as large as what memory is left beside the weights.
+
+    Args:
+        handle: The file, empty.
+    """
+
+    def __init__(self, handle: io.BufferedIOBase) -> None:
+        self._handle = handle
+        self._digest = hashlib.sha256()
+        # The archive's end holds the length of the comment, which torch doesn't know of.
+        self._end = b""
+        self._fault: OSError | None = None
+
+    def write(self, block: bytes | memoryview) -> int:
+        """Takes the next part."""
+        size = len(block)
+        if size < _END_BYTES:
+            block = self._end + bytes(block)
+        else:
+            self._pass_on(self._end)
+        self._pass_on(block[:-_END_BYTES])
+        self._end = bytes(block[-_END_BYTES:])
+        return size
+
+    def flush(self) -> None:
+        """Called by torch at the end."""
+
+    def finish(self) -> None:
+        """Writes the end of the archive and the checksum.
+
+        Raises:
+            OSError: A part could not be written.
+        """
+        assert self._end[:4] == _END, "torch.save no longer ends with a zip archive's end"
+        self._pass_on(self._end[:-2] + (len(_LABEL) + _HEX).to_bytes(2, "little") + _LABEL)
+        self._pass_on(self._digest.hexdigest().encode())
+        if self._fault is not None:
+            raise self._fault
+
+    def _pass_on(self, block: bytes | memoryview) -> None:
+        # Torch makes one of its own of an exception here, which doesn't say what happened.
+        if self._fault is None:
+            try:
+                self._handle.write(block)
+            except OSError as fault:
+                self._fault = fault
+        self._digest.update(block)
 
 
 def _check_archive(handle: io.BufferedReader, size: int) -> None:
