@@ -32,7 +32,7 @@ _MOST_BANDS = 6
 _MOST_COLUMNS = 4
 
 literally = matplotlib.rc_context({"text.parse_math": False})
-"""Decorates what draws names as they are: those of task types may hold dollar signs, which are no formulas."""
+"""Decorates what draws names as they are: dollar signs in those of task types begin no formula."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,18 +165,20 @@ class CachedSession:
     def _start(self) -> Float[Tensor, "rows vocab"]:
         """Runs what was given; logits after each row's last token.
 
-        Rows that begin, and begin alike, as the episodes of a group do, are computed once.
+        Rows that hold the same tokens are computed once, as the episodes of a group do when they begin and
+        as long as they do the same.
         """
         if not all(self._pending):
             raise ValueError("every row needs at least one token before it can be sampled")
+        known = [len(have) for have in self._cached]
+        self._cached = [have + block for have, block in zip(self._cached, self._pending, strict=True)]
         first: dict[tuple[int, ...], int] = {}
-        served = [
-            row if have else first.setdefault(tuple(block), row)
-            for row, (have, block) in enumerate(zip(self._cached, self._pending, strict=True))
-        ]
+        # The one with the least to compute serves the others.
+        for row in sorted(range(len(known)), key=lambda row: -known[row]):
+            first.setdefault(tuple(self._cached[row]), row)
+        served = [first[tuple(content)] for content in self._cached]
         rows = [row for row, by in enumerate(served) if row == by]
         logits = self._run(rows, [self._pending[row] for row in rows])
-        self._cached = [have + block for have, block in zip(self._cached, self._pending, strict=True)]
         if len(rows) == len(served):
             return logits
         copies = [row for row, by in enumerate(served) if row != by]

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from envrl.errors import DataFault
 
@@ -50,7 +50,8 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as handle:
             sealed = _Sealed(handle)
-            torch.save(dict(content), sealed)
+            # All that torch asks of a file are these two methods.
+            torch.save(dict(content), cast(IO[bytes], sealed))
             sealed.finish()
             handle.flush()
             os.fsync(handle.fileno())

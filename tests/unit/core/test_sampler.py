@@ -1,6 +1,7 @@
 """The cached sampler against whole forward passes, and how it draws."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,20 +89,71 @@ def test_the_cache_grows_beyond_its_first_capacity(policy: Policy) -> None:
 def test_given_tokens_are_computed_without_filler() -> None:
     policy = policy_of(checkpoint())
     session = open_session(policy, 4)
-    computed: list[int] = []
-    forward = (
-        policy.sampling_model()
-        .get_decoder()
-        .embed_tokens.register_forward_hook(lambda module, inputs, output: computed.append(inputs[0].numel()))
-    )
+    computed, counting = tokens_computed(policy)
     # Two rows begin alike; blocks of the second turn have 1, 3, 2 and 9 tokens, and one written before each.
     session.append([[2, 60, 61, 3], [2, 3], [2, 60, 61, 3], [2, 7, 3]])
     rngs = [np.random.default_rng(n) for n in range(4)]
     session.sample(rngs, 1.0, 1)
     session.append([[5], [6, 7, 8], [5, 6], list(range(10, 19))])
     session.sample(rngs, 1.0, 1)
-    forward.remove()
+    counting.remove()
     assert computed == [4 + 2 + 3, 1 + 3 + 2 + 9 + 4]
+
+
+def tokens_computed(policy: Policy) -> tuple[list[int], Any]:
+    """Tokens of every pass from now on, and what ends the counting."""
+    computed: list[int] = []
+    embed = policy.sampling_model().get_decoder().embed_tokens
+    return computed, embed.register_forward_hook(lambda module, inputs, _: computed.append(inputs[0].numel()))
+
+
+def test_rows_are_computed_once_for_as_long_as_they_do_the_same() -> None:
+    policy = policy_of(checkpoint())
+    session = open_session(policy, 3)
+    computed, counting = tokens_computed(policy)
+    rngs = [np.random.default_rng(n) for n in range(3)]
+    # Greedy, so rows 0 and 2 write the same.
+    session.append([[2, 60, 61, 3], [2, 3], [2, 60, 61, 3]])
+    session.sample(rngs, 0.0, 1)
+    session.append([[5, 6], [6, 7, 8], [5, 6]])
+    answers = session.sample(rngs, 0.0, 1)
+    session.append([[9], [9], [7, 8]])
+    last = session.sample(rngs, 0.0, 1)
+    counting.remove()
+    # One written token before each block.
+    assert computed == [4 + 2, 3 + 4, 2 + 2 + 3]
+    assert answers[0] == answers[2]
+    written = [answers[row].token_ids[0] for row in range(3)]
+    first = int(whole_scores(policy, [2, 60, 61, 3]).argmax())
+    row = [2, 60, 61, 3, first, 5, 6, written[2], 7, 8]
+    assert last[2].token_ids[0] == int(whole_scores(policy, row).argmax())
+    true = float(torch.log_softmax(whole_scores(policy, row), -1).max())
+    assert last[2].logprobs[0] == pytest.approx(true, abs=1e-4)
+
+
+def test_of_rows_that_come_to_hold_the_same_the_one_that_knows_most_is_computed(policy: Policy) -> None:
+    session = open_session(policy, 3)
+    rngs = [np.random.default_rng(n) for n in range(3)]
+    session.append([[2, 60, 3], [2, 60, 61, 62, 63, 3], [2, 9, 3]])
+    session.sample(rngs, 1.0, 2)
+    wanted = [2, 60, 61, 62, 63, 64, 3]
+    computed, counting = tokens_computed(policy)
+    session.rewrite([wanted, wanted, [2, 9, 8, 3]])
+    answers = session.sample(rngs, 0.0, 1)
+    counting.remove()
+    # Row 1 keeps five tokens, where row 0 has two; row 2 keeps two. Without a flat layout there is filler.
+    if policy.settings.packed:
+        assert computed == [2 + 2]
+    scores = whole_scores(policy, wanted)
+    for row in (0, 1):
+        assert answers[row].token_ids[0] == int(scores.argmax())
+        assert answers[row].logprobs[0] == pytest.approx(float(torch.log_softmax(scores, -1).max()), abs=1e-4)
+
+
+def whole_scores(policy: Policy, row: list[int]) -> torch.Tensor:
+    """Scores after the last token of a row, from one forward pass through the adapters."""
+    with torch.no_grad():
+        return policy.logits(policy.hidden_states(torch.tensor([row])))[0, -1]
 
 
 def test_greedy_takes_the_likeliest_token(policy: Policy) -> None:
@@ -110,9 +162,7 @@ def test_greedy_takes_the_likeliest_token(policy: Policy) -> None:
     answer = session.sample([np.random.default_rng(0)], 0.0, 5)[0]
     row = [2, 60, 61, 3]
     for token in answer.token_ids:
-        with torch.no_grad():
-            scores = policy.logits(policy.hidden_states(torch.tensor([row])))[0, -1]
-        assert token == int(scores.argmax())
+        assert token == int(whole_scores(policy, row).argmax())
         row.append(token)
 
 
