@@ -4,7 +4,15 @@
 
 Runs of the quick studies, without evaluation and tracking, on one thread. The first iteration warms up
 and counts operations; the following ones are timed. ``GFLOP/s`` beside the rate of large matrix products
-on the same core (the roof) says how far a part is from what the processor can do.
+on the same core (the roof) says how far a part is from what the processor can do; for decoding, which reads
+all weights for a token a row, so does the rate of a large copy.
+
+- ``utilisation``: operations that were computed (matrix products and attention; causal attention as half the
+  square) beside the roof, over the whole iteration;
+- ``model_flops_utilisation``: operations that the rows of the timed iterations need by hand, beside the same
+  roof: 2 a weight and token and attention for playing and for the update's forward pass, twice that for its
+  backward pass but for the gradients of weights that are not trained (:mod:`flops`). Nothing is shared and no
+  filler counted, so it lies above ``utilisation`` where rows share beginnings.
 """
 
 from __future__ import annotations
@@ -13,10 +21,9 @@ import argparse
 import json
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +33,14 @@ import torch
 from envrl.experiments.config import RunConfig, config_from
 from envrl.experiments.plain import merge, nested
 from envrl.experiments.run import build
+from envrl.experiments.runner import Parts
 from envrl.experiments.study_file import load_study
 from envrl.rollout.datamodule import RolloutDataModule
 from envrl.rollout.source import Experience
-from iteration_spans import ROLLOUT, UPDATE, Spans, peak_flops
+from flops import ModelSize, learnt_rows, played_rows
+from iteration_spans import ROLLOUT, UPDATE, Spans
+from iteration_table import Profile, Roofs, table
+from roofs import Clock, clock_of, peak_bandwidth, peak_flops
 
 DEFAULT_OUT = Path(__file__).parent / "results" / "iteration.json"
 _CHATTY = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
@@ -61,39 +72,83 @@ CASES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """An iteration of a case, means over the timed ones.
-
-    Attributes:
-        case: Its name.
-        seconds: CPU seconds by span.
-        gflops: 10⁹ floating-point operations by span, of the first iteration.
-        other_s: CPU seconds outside all spans: Lightning, data loader.
-        action_tokens: Tokens that the policy wrote, per iteration.
-        update_tokens: Tokens in the update's rows, padding included, per iteration.
-        useful_tokens: The same without padding.
-    """
-
-    case: str
-    seconds: dict[str, float]
-    gflops: dict[str, float]
-    other_s: float
-    action_tokens: float
-    update_tokens: float
-    useful_tokens: float
-
-    @property
-    def total_s(self) -> float:
-        """CPU seconds of an iteration."""
-        return sum(self.seconds.values()) + self.other_s
-
-
 def configuration(case: Case) -> RunConfig:
     """The run's configuration: without evaluation, on one thread, nothing diagnosed."""
-    quiet = nested({"train.diagnose_every": 0, "train.threads": 1, "evaluation.games": 4})
+    quiet = nested(
+        {
+            "train.diagnose_every": 0,
+            "train.threads": 1,
+            "train.accelerator": "cpu",
+            "evaluation.games": 4,
+        }
+    )
     changes = merge(quiet, nested(dict(case.changes)))
     return config_from(load_study(STUDIES / case.study).base, changes)
+
+
+class _Tally:
+    """What the timed iterations brought, and when they ended.
+
+    Args:
+        config: What is run.
+        parts: What it is put together from.
+        spans: Cleared when the time that counts begins.
+        clock: Gives the seconds.
+    """
+
+    def __init__(self, config: RunConfig, parts: Parts, spans: Spans, clock: Clock) -> None:
+        self._config, self._spans, self.clock = config, spans, clock
+        self._pad = parts.policy.chat.pad_id
+        self._size = ModelSize.of(parts.policy)
+        self.ends: list[float] = []
+        self.action = self.update = self.useful = self.model_flops = 0.0
+
+    def collected(self, iteration: int, experience: Experience) -> None:
+        """An iteration was played; the first one warms up."""
+        if iteration == 0:
+            return
+        self.action += experience.metrics["rollout/action_tokens"]
+        for batch in experience.batches:
+            for rows in (batch.policy, batch.questions):
+                if rows is not None:
+                    self.update += rows.token_ids.numel()
+                    self.useful += int((rows.token_ids != self._pad).sum())
+        played = played_rows(experience.groups, self._config.rollout.layout)
+        learnt = learnt_rows(experience.batches, self._config.batch.micro_batches)
+        self.model_flops += self._size.forward(*played) + self._size.update(*learnt)
+
+    def ended(self, iteration: int) -> None:
+        """An iteration's updates were made."""
+        if iteration == 0:
+            self._spans.clear()
+        self.ends.append(self.clock())
+
+
+class _Ends(L.Callback):
+    """Tells the ends of iterations."""
+
+    def __init__(self, tally: _Tally) -> None:
+        self._tally = tally
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._tally.ended(trainer.current_epoch)
+
+
+def _trainer(config: RunConfig, iterations: int, tally: _Tally) -> L.Trainer:
+    return L.Trainer(
+        max_epochs=iterations,
+        accelerator=config.train.accelerator,
+        devices=1,
+        precision=config.train.precision,
+        accumulate_grad_batches=config.batch.micro_batches,
+        gradient_clip_val=config.optim.gradient_clip or None,
+        reload_dataloaders_every_n_epochs=1,
+        logger=False,
+        callbacks=[_Ends(tally)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
 
 
 def profile(case: Case, iterations: int) -> Profile:
@@ -103,101 +158,41 @@ def profile(case: Case, iterations: int) -> Profile:
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     parts = build(config)
-    spans = Spans()
-    began: list[float] = []
-    tokens = {"action": 0.0, "update": 0.0, "useful": 0.0}
-
-    def collected(iteration: int, experience: Experience) -> None:
-        if iteration == 0:
-            return
-        tokens["action"] += experience.metrics["rollout/action_tokens"]
-        for batch in experience.batches:
-            for rows in (batch.policy, batch.questions):
-                if rows is not None:
-                    tokens["update"] += rows.token_ids.numel()
-                    tokens["useful"] += int((rows.token_ids != parts.policy.chat.pad_id).sum())
-
-    class Clock(L.Callback):
-        """Counts operations in the first iteration, and starts the clock after it."""
-
-        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-            if trainer.current_epoch == 0:
-                spans.clear()
-            began.append(time.process_time())
-
-    data = RolloutDataModule(parts.source, config.batch, lambda: parts.module.updates_done, collected)
+    clock = clock_of(device_of(config.train.accelerator))
+    spans = Spans(clock)
+    tally = _Tally(config, parts, spans, clock)
+    data = RolloutDataModule(parts.source, config.batch, lambda: parts.module.updates_done, tally.collected)
     with warnings.catch_warnings(), parts.pool, spans.watching():
         warnings.simplefilter("ignore")
-        for epochs, count in ((1, True), (iterations + 1, False)):
-            trainer = L.Trainer(
-                max_epochs=epochs,
-                accelerator="cpu",
-                accumulate_grad_batches=config.batch.micro_batches,
-                gradient_clip_val=config.optim.gradient_clip or None,
-                reload_dataloaders_every_n_epochs=1,
-                logger=False,
-                callbacks=[Clock()],
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                enable_checkpointing=False,
-            )
-            if count:
-                with spans.counting_flops():
-                    trainer.fit(parts.module, datamodule=data)
-                flops = dict(spans.flops)
-                parts.module.updates_done = 0
-                began.clear()
-            else:
-                trainer.fit(parts.module, datamodule=data)
-    total = (began[-1] - began[0]) / iterations
+        with spans.counting_flops():
+            _trainer(config, 1, tally).fit(parts.module, datamodule=data)
+        flops = dict(spans.flops)
+        parts.module.updates_done = 0
+        tally.ends.clear()
+        _trainer(config, iterations + 1, tally).fit(parts.module, datamodule=data)
+    total = (tally.ends[-1] - tally.ends[0]) / iterations
     seconds = {name: spans.seconds.get(name, 0.0) / iterations for name in (*ROLLOUT, *UPDATE)}
     return Profile(
-        case.name,
-        seconds,
-        {name: flops.get(name, 0) / 1e9 for name in seconds},
-        max(0.0, total - sum(seconds.values())),
-        tokens["action"] / iterations,
-        tokens["update"] / iterations,
-        tokens["useful"] / iterations,
+        case=case.name,
+        seconds=seconds,
+        gflops={name: flops.get(name, 0) / 1e9 for name in seconds},
+        model_gflops=tally.model_flops / iterations / 1e9,
+        decode_gigabytes=spans.decode_bytes / iterations / 1e9,
+        other_s=max(0.0, total - sum(seconds.values())),
+        action_tokens=tally.action / iterations,
+        update_tokens=tally.update / iterations,
+        useful_tokens=tally.useful / iterations,
     )
 
 
-def table(profiles: Sequence[Profile], roof: float) -> str:
-    """Markdown: shares of the time by span, and how near the roof the dense work runs."""
-    names = (*ROLLOUT, *UPDATE)
-    lines = [
-        "| share of CPU time | " + " | ".join(p.case for p in profiles) + " |",
-        "| --- |" + " ---: |" * len(profiles),
-    ]
-
-    def row(label: str, cells: Sequence[str]) -> None:
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-
-    row("CPU s an iteration", [f"{p.total_s:.2f}" for p in profiles])
-    for part, spans in (("rollout", ROLLOUT), ("update", UPDATE)):
-        row(f"**{part}**", [f"{sum(p.seconds[n] for n in spans) / p.total_s:.1%}" for p in profiles])
-        for name in spans:
-            cells = [f"{p.seconds[name] / p.total_s:.1%}" for p in profiles]
-            row(f"{part}: {name}", cells)
-    row("other (Lightning)", [f"{p.other_s / p.total_s:.1%}" for p in profiles])
-    for name in names:
-        if any(p.gflops[name] > 0 for p in profiles):
-            cells = [
-                f"{p.gflops[name] / p.seconds[name]:.1f}" if p.seconds[name] > 0 else "" for p in profiles
-            ]
-            row(f"GFLOP/s: {name}", cells)
-    used = [sum(p.gflops.values()) / p.total_s for p in profiles]
-    row("GFLOP/s in all", [f"{u:.1f}" for u in used])
-    row(f"utilisation (roof {roof / 1e9:.0f} GFLOP/s)", [f"{u * 1e9 / roof:.1%}" for u in used])
-    row("tokens written", [f"{p.action_tokens:,.0f}" for p in profiles])
-    row("update tokens a CPU s", [f"{update_rate(p):,.0f}" for p in profiles])
-    row("padding that is not computed", [f"{1 - p.useful_tokens / p.update_tokens:.1%}" for p in profiles])
-    return "\n".join(lines)
+def device_of(accelerator: str) -> torch.device:
+    """Where a run computes."""
+    return torch.device("cpu" if accelerator == "cpu" else "cuda")
 
 
-def update_rate(profile: Profile) -> float:
-    """Tokens of the update's rows, padding not counted, per CPU second of the update."""
-    return profile.useful_tokens / sum(profile.seconds[name] for name in UPDATE)
+def measured_roofs(device: torch.device, dtype: torch.dtype) -> Roofs:
+    """What that device can do."""
+    return Roofs(peak_flops(device, dtype) / 1e9, peak_bandwidth(device) / 1e9)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,14 +202,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", default="", help="only cases whose name contains this")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="where the numbers go")
     args = parser.parse_args(argv)
-    roof = peak_flops()
+    torch.set_num_threads(1)
+    roofs = measured_roofs(torch.device("cpu"), torch.float32)
     chosen = [case for case in CASES if args.cases in case.name]
     profiles = [profile(case, args.iterations) for case in chosen]
-    print(table(profiles, roof))
+    print(table(profiles, roofs))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "roof_gflops": roof / 1e9,
-        "cases": {p.case: asdict(p) | {"total_s": p.total_s} for p in profiles},
+        "roof_gflops": roofs.gflops,
+        "roof_gigabytes_per_s": roofs.gigabytes,
+        "cases": {p.case: p.plain(roofs) for p in profiles},
     }
     args.out.write_text(json.dumps(content, indent=1) + "\n")
     return 0

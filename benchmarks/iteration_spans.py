@@ -1,7 +1,6 @@
 """Where the processor's seconds and the floating-point operations of an iteration go.
 
-Functions of the package are wrapped from outside, so that a run that nobody measures pays nothing. Seconds
-are CPU seconds of the process: on a shared machine those of the clock would measure the neighbours.
+Functions of the package are wrapped from outside, so that a run that nobody measures pays nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from envrl.envs.pool import EnvPool
@@ -24,6 +23,8 @@ from envrl.rollout import collector as collector_module
 from envrl.rollout.conversation import Conversation
 from envrl.rollout.source import RolloutSource
 from envrl.training.module import EnvRLModule
+from flops import counter
+from roofs import Clock
 
 ROLLOUT = ("environment", "prompts, tokenising", "prefill", "decode", "drawing", "merging LoRA", "rows")
 UPDATE = ("forward", "logits", "losses", "backward", "optimiser")
@@ -54,12 +55,20 @@ class Spans:
     """Time and operations by span.
 
     Attributes:
-        seconds: CPU seconds by span.
-        flops: Floating-point operations by span, where they were counted (:meth:`count_flops`).
+        seconds: Seconds by span.
+        flops: Floating-point operations by span, where they were counted (:meth:`counting_flops`).
         calls: Calls by span.
+        decode_bytes: What decoding had to read: the weights once a step, and the keys and values of every
+            row that still writes.
+
+    Args:
+        clock: Gives the seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.process_time) -> None:
+        self._clock = clock
+        self._weights = 0
+        self.decode_bytes = 0
         self.seconds: dict[str, float] = defaultdict(float)
         self.flops: dict[str, int] = defaultdict(int)
         self.calls: dict[str, int] = defaultdict(int)
@@ -81,7 +90,7 @@ class Spans:
     @contextmanager
     def counting_flops(self) -> Iterator[None]:
         """Counts operations too, which slows everything down: take no times then."""
-        with FlopCounterMode(display=False) as self._counter:
+        with counter() as self._counter:
             yield
         self._counter = None
 
@@ -89,17 +98,20 @@ class Spans:
         """Forgets times and calls, not the operations."""
         self.seconds.clear()
         self.calls.clear()
+        self.decode_bytes = 0
 
     def _wrapped(self, span: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def measured(*args: Any, **kwargs: Any) -> Any:
             inner = [0.0, 0.0]
             self._open.append(inner)
-            flops, started = self._flops(), time.process_time()
+            if span == "decode":
+                self.decode_bytes += self._bytes_of_step(*args)
+            flops, started = self._flops(), self._clock()
             try:
                 return function(*args, **kwargs)
             finally:
-                seconds, flops = time.process_time() - started, self._flops() - flops
+                seconds, flops = self._clock() - started, self._flops() - flops
                 self._open.pop()
                 self.seconds[span] += seconds - inner[0]
                 self.flops[span] += int(flops - inner[1])
@@ -113,15 +125,11 @@ class Spans:
     def _flops(self) -> int:
         return 0 if self._counter is None else self._counter.get_total_flops()
 
-
-def peak_flops(seconds: float = 1.0, size: int = 768) -> float:
-    """Floating-point operations a second of large float32 matrix products: the roof that is reachable."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    best = 0.0
-    ends = time.process_time() + seconds
-    while time.process_time() < ends:
-        started = time.process_time()
-        for _ in range(5):
-            a @ b
-        best = max(best, 5 * 2 * size**3 / (time.process_time() - started))
-    return best
+    def _bytes_of_step(self, session: CachedSession, drawn: Tensor, live: Tensor) -> int:
+        """What a step must read: all weights but the embeddings, and the cache of the rows that write."""
+        if self._weights == 0:
+            layers = [p for name, p in session._decoder.named_parameters() if "embed" not in name]
+            self._weights = sum(p.nbytes for p in (*layers, *session._head.parameters()))
+        cache = session._cache
+        token = sum(store[0, 0].nbytes for store in (*cache._keys.values(), *cache._values.values()))
+        return self._weights + token * int(cache.lengths[live.to(cache.lengths.device)].sum())

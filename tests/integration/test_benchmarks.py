@@ -13,6 +13,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from envrl.policy.model import LoraSettings, PolicySettings, load_policy
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STUDIES = ("quick.yaml", "webshop_quick.yaml")
 SMALL = """name: small
@@ -70,6 +72,80 @@ def require_plausible(numbers: dict[str, float]) -> None:
         assert isinstance(value, (int, float)) and 0 < value < 1e9, (key, value)  # noqa: PT018
 
 
+@pytest.mark.parametrize("without_gradients", [False, True])
+@pytest.mark.parametrize(
+    ("key_heads", "keys", "forward", "backward"),
+    [
+        # Two products of 2 rows · 4 heads · 8 · 8 · 16, two operations each: 32,768; causal, half of it.
+        (4, 8, 16_384, 40_960),
+        (2, 8, 16_384, 40_960),
+        # With a mask all 8 · 10 pairs: 40,960. Backward has five products.
+        (4, 10, 40_960, 102_400),
+        (2, 10, 40_960, 102_400),
+    ],
+)
+def test_operations_of_attention_are_counted(
+    key_heads: int, keys: int, forward: int, backward: int, without_gradients: bool
+) -> None:
+    query = torch.randn(2, 4, 8, 16, requires_grad=True)
+    key, value = (torch.randn(2, key_heads, keys, 16, requires_grad=True) for _ in range(2))
+    mask = None if keys == 8 else torch.ones(2, 1, 8, 10, dtype=torch.bool)
+    with script("flops").counter() as counted, torch.inference_mode(without_gradients):
+        seen = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, mask, is_causal=mask is None, enable_gqa=key_heads == 2
+        )
+        assert counted.get_total_flops() == forward
+        if not without_gradients:
+            seen.sum().backward()
+            assert counted.get_total_flops() == forward + backward
+
+
+def test_operations_of_a_linear_layer_are_counted() -> None:
+    layer = torch.nn.Linear(5, 7)
+    with script("flops").counter() as counted:
+        scores = layer(torch.randn(3, 5))
+        assert counted.get_total_flops() == 210  # 3 · 5 · 7 products, each with an addition
+        scores.sum().backward()
+    assert counted.get_total_flops() == 420  # the input needs no gradient
+
+
+def test_operations_of_the_embedded_policy_by_hand_are_those_counted() -> None:
+    flops, policy = script("flops"), load_policy(PolicySettings(lora=LoraSettings(enabled=False)))
+    size = flops.ModelSize.of(policy)
+    # Layers of 2 · 128 · 128 + 2 · 128 · 32 + 3 · 128 · 384 weights, four of them.
+    assert size == flops.ModelSize(
+        base=753_664, passed=753_664, trained=753_664, head=114_688, trained_head=114_688, pair=2_048
+    )
+    with flops.counter() as counted:
+        policy.hidden_states(torch.ones(1, 10, dtype=torch.long))
+    # 2 · 753,664 · 10 and half of 2,048 · 10 · 10.
+    assert counted.get_total_flops() == size.forward([10], 0) == 15_175_680
+    assert size.forward([10], 3) == 15_175_680 + 688_128
+    assert size.update([10], 3) == 3 * size.forward([10], 3)
+
+
+def test_weights_that_are_not_trained_need_no_gradients() -> None:
+    size = script("flops").ModelSize(base=10, passed=12, trained=2, head=5, trained_head=0, pair=8)
+    # 2 · (10 · 4 + 5 · 2) and half of 8 · (3 · 3 + 1 · 1).
+    assert size.forward([3, 1], 2) == 140
+    # Twice 2 · (12 · 4 + 5 · 2), 2 · 2 · 4, three times 40.
+    assert size.update([3, 1], 2) == 368
+
+
+def test_what_a_decoding_step_reads() -> None:
+    policy = load_policy(PolicySettings(lora=LoraSettings(enabled=False)))
+    session = script("iteration_spans").CachedSession(policy.causal, 3, policy.chat.end_id)
+    session.append([[5] * 4, [6] * 7, [7] * 9])
+    spans = script("iteration_spans").Spans()
+    with torch.inference_mode():
+        session._start()
+    live = torch.tensor([True, False, True])
+    # Matrices, biases of queries, keys and values, factors of norms; the last norm; the head.
+    weights = 4 * (753_664 + 4 * 192 + 4 * 256 + 128 + 114_688)
+    # A token has 32 keys and values in four layers.
+    assert spans._bytes_of_step(session, torch.zeros(3), live) == weights + 4 * 2 * 32 * 4 * (4 + 9)
+
+
 @pytest.mark.slow
 def test_where_an_iteration_goes(
     small_studies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -86,6 +162,12 @@ def test_where_an_iteration_goes(
         assert min(case["gflops"][part] for part in ("prefill", "decode", "forward", "backward")) > 0
         assert 0 < case["useful_tokens"] <= case["update_tokens"]
         assert case["action_tokens"] > 0
+        used = sum(case["gflops"].values()) / case["total_s"] / content["roof_gflops"]
+        assert 0 < used < 1
+        assert case["utilisation"] == pytest.approx(used)
+        # Shared beginnings and filler make up for each other here, at least roughly.
+        assert 0.3 < case["model_flops_utilisation"] / used < 3
+        assert case["decode_bandwidth_utilisation"] > 0
     shown = dict(re.findall(r"^\| (\*\*\w+\*\*|[\w: ,()]+) \| ([^|]+) \|", capsys.readouterr().out, re.M))
     whole = ("**rollout**", "**update**", "other (Lightning)")
     assert sum(float(shown[name].rstrip("% ")) for name in whole) == pytest.approx(100, abs=0.3)
