@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import os
 import time
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from email.message import Message
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from envrl.errors import PolicyFault
 from envrl.policy.settings import ServerSettings
@@ -18,6 +20,8 @@ from envrl.untrusted import parse_json
 
 KEY_VARIABLES = ("ENVRL_SERVER_API_KEY", "VLLM_API_KEY")
 """Environment variables that may hold the server's key; the first that is set counts."""
+HOSTS_VARIABLE = "ENVRL_SERVER_HOSTS"
+"""Environment variable with the names of other machines' servers that may be sent the key, by commas."""
 _TRANSIENT = frozenset({408, 429})
 _LARGEST_ANSWER = 64 << 20
 
@@ -43,6 +47,9 @@ class Transport:
     Args:
         settings: Address, time-out and retries; ``url`` is set.
         backoff_s: Seconds before the first repetition; each further pause is twice as long.
+
+    Raises:
+        PolicyFault: There is a key, and nobody said that it may go to this address.
     """
 
     def __init__(self, settings: ServerSettings, backoff_s: float) -> None:
@@ -51,6 +58,8 @@ class Transport:
         self._settings = settings
         self._backoff_s = backoff_s
         self._key = _api_key()
+        if self._key is not None:
+            _check_host(self.url)
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
 
     def json(self, path: str, body: Mapping[str, Any] | None) -> Any:
@@ -136,6 +145,24 @@ def _api_key() -> str | None:
                 )
             return key
     return None
+
+
+def _check_host(url: str) -> None:
+    """Refuses to send the key where only a configuration says so, which may be a stranger's."""
+    host = (urlsplit(url).hostname or "").lower()
+    allowed = {name.strip().lower() for name in os.environ.get(HOSTS_VARIABLE, "").split(",")}
+    if host not in allowed and not _is_this_machine(host):
+        raise PolicyFault(
+            f"the server's key would be sent to {host}, which the configuration names (sampling.server.url); "
+            f"if that is your server, set the environment variable {HOSTS_VARIABLE}={host}"
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _said(error: urllib.error.HTTPError) -> str:

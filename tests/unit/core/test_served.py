@@ -18,6 +18,7 @@ from envrl.policy.sampler import CachedSession
 from envrl.policy.served import ServedSampler, logprob_gap, weights_digest
 from envrl.policy.server import Draw, InferenceServer, connect
 from envrl.policy.settings import SamplingSettings, ServerSettings
+from envrl.policy.transport import Transport
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.collector import Collector, CollectorSettings, EpisodePlan
 from envrl.types import Finish, Game
@@ -34,7 +35,7 @@ def generators(*seeds: int) -> list[np.random.Generator]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
-    for name in ("ENVRL_SERVER_API_KEY", "VLLM_API_KEY"):
+    for name in ("ENVRL_SERVER_API_KEY", "VLLM_API_KEY", "ENVRL_SERVER_HOSTS"):
         monkeypatch.delenv(name, raising=False)
     with serving(FakeServer(checkpoint())) as running:
         yield running
@@ -413,6 +414,29 @@ def test_the_key_is_sent_and_never_shown(
         connected.models()
     shown = [str(refused.value), repr(connected), repr(sampling(server)), *capfd.readouterr()]
     assert not any(KEY in text for text in shown)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://collector.example:8000", "http://10.0.0.7/v1", "http://localhost.example"]
+)
+def test_the_key_goes_to_no_machine_that_only_the_configuration_names(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ServerSettings(url=url, retries=0, timeout_s=0.01)
+    host = url.split("/")[2].split(":")[0]
+    Transport(settings, 0.0)  # nothing is asked yet, and there is no key
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    with pytest.raises(PolicyFault, match=f"ENVRL_SERVER_HOSTS={host}$") as refused:
+        Transport(settings, 0.0)
+    assert KEY not in str(refused.value)
+    monkeypatch.setenv("ENVRL_SERVER_HOSTS", f"other.example, {host.upper()}")
+    assert Transport(settings, 0.0).url == url.removesuffix("/v1")
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000", "http://127.0.0.1:1", "http://[::1]:8000"])
+def test_servers_of_this_machine_get_the_key(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVRL_SERVER_API_KEY", KEY)
+    assert Transport(ServerSettings(url=url), 0.0).url == url
 
 
 def test_a_key_that_cant_be_sent_is_not_shown(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
