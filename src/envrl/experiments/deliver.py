@@ -1,6 +1,6 @@
 """Delivers to MLflow what runs could not while it was away: ``python -m envrl.experiments.deliver --help``.
 
-python -m envrl.experiments.deliver mlruns/studies/quick
+python -m envrl.experiments.deliver mlruns/studies/quick --uri http://127.0.0.1:5000
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from envrl.errors import DataFault
-from envrl.experiments.console import DEFAULT_ROOT, guarded, say
+from envrl.experiments.console import DEFAULT_ROOT, guarded, printable, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,30 +31,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=DEFAULT_ROOT,
         help="folder of a run or study, or of all of them (default: %(default)s)",
     )
-    parser.add_argument("--uri", help="store to deliver to (default: the one the run was started in)")
+    parser.add_argument(
+        "--uri",
+        help="store to deliver everything to (default: the one that MLFLOW_TRACKING_URI names, else that of "
+        f"{DEFAULT_ROOT}; what was meant for another one is left alone then)",
+    )
     options = parser.parse_args(arguments)
 
     def command() -> int:
         if not options.folder.is_dir():
             raise DataFault(f"'{options.folder}' is no folder; name that of a run or study")
-        from envrl.tracking.runs import deliver_below
+        from envrl.tracking.leftovers import deliver_below
+        from envrl.tracking.store import store_uri
 
-        count = deliver_below(options.folder, options.uri)
+        count = deliver_below(options.folder, options.uri or store_uri(), foreign=bool(options.uri))
         say(Console(), f"{count} log calls delivered" if count else "nothing was left to deliver")
         return 0
 
     return guarded(command, "interrupted; run the same command again to deliver the rest")
 
 
-def deliver_left(folder: Path, console: Console) -> None:
-    """Delivers what earlier commands have left in a folder; what can't be delivered stays, and is named."""
-    from envrl.tracking.runs import deliver_below
+def deliver_left(folder: Path, uri: str, console: Console) -> None:
+    """Delivers what earlier commands have left in a folder; what can't be delivered stays, and is named.
+
+    Args:
+        folder: The folder, which may come from a stranger.
+        uri: The store of this command; what was meant for another one is left alone.
+        console: Where to print.
+    """
+    from envrl.tracking.leftovers import deliver_below
 
     try:
-        if count := deliver_below(folder):
+        if count := deliver_below(folder, uri):
             say(console, f"{count} log calls of earlier runs delivered to MLflow")
     except DataFault as fault:
-        say(console, f"not delivered to MLflow: {fault}", "yellow")
+        say(console, f"not delivered to MLflow: {printable(str(fault))}", "yellow")
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def run_study(study: Study, root: Path, console: Console) -> tuple[RunRecord, ..
     panel = _check(study, console)
     store = open_store(root)
     with alone(study.folder):
-        deliver_left(study.folder, console)
+        deliver_left(study.folder, store.uri, console)
         parent = _parent_run(study, store, panel.panel_hash)
         status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
         try:

@@ -78,7 +78,7 @@ def run_sweep(
         f"sweep {settings.name}: {settings.most_trials} trials of {len(settings.seeds)} runs, "
         f"panel of {len(games.panel.games)} games ({games.panel.panel_hash}), {workers} at a time",
     )
-    deliver_left(folder, console)
+    deliver_left(folder, store.uri, console)
     parent = _parent_run(settings, folder, store, games.panel.panel_hash)
     place = SweepPlace(WorkPlace(folder, settings.name, store, parent), storage)
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"

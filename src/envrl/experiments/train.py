@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if helping:
             execute_run(config, place)
             return 0
-        deliver_left(place.study_folder, console)
+        deliver_left(place.study_folder, place.store.uri, console)
         known = existing_record(record_path(place.study_folder, ARM, config.seed), config)
         if known is not None and known.status == "finished":
             say(console, "this run was finished before; choose another --name or --seed to train another")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from envrl.tracking.journal import Entry
 
@@ -22,7 +22,8 @@ _PARAMETERS_PER_CALL = 100
 _HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _UPLOAD_S = "600"
 """A server may take its time to store a checkpoint; that is no sign of its being away."""
-_TOO_BUSY = (408, 429)
+_AWAY = (408, 429, 502, 503, 504)
+_NOT_IMPLEMENTED = 501
 
 
 def limit_http_waits() -> None:
@@ -47,23 +48,64 @@ def send(client: MlflowClient, run_id: str, entry: Entry) -> None:
 
 
 def is_away(fault: BaseException) -> bool:
-    """Whether the store may take later what it has not taken now: it can't be reached, is locked or busy."""
+    """Whether the store may take later what it has not taken now.
+
+    It can't be reached, is locked or busy, or is a server that fails (:func:`is_failing`).
+    """
+    return _verdict(fault) != "refused"
+
+
+def is_failing(fault: BaseException) -> bool:
+    """Whether a server answered that it failed: its database may be away, or it fails at this value alone."""
+    return _verdict(fault) == "failing"
+
+
+def _verdict(fault: BaseException) -> Literal["away", "failing", "refused"]:
+    from mlflow.exceptions import MlflowException, RestException
+
+    if isinstance(fault, RestException):
+        return _of_status(fault.get_http_status_code())
+    for one in _causes(fault):
+        if (found := _of_connection(one)) is not None:
+            return found
+    if isinstance(fault, MlflowException):
+        status = fault.get_http_status_code()
+        # What MLflow refuses without asking anybody has the same status 500 as answers it can't read.
+        asked = str(fault).startswith("API request to ") or status in _AWAY
+        return _of_status(status) if asked else "refused"
+    # What MLflow makes of a server that does not tell its version because it does not answer.
+    silent = isinstance(fault, NotImplementedError) and "could not identify" in str(fault)
+    return "away" if silent else "refused"
+
+
+def _of_connection(fault: BaseException) -> Literal["away", "failing", "refused"] | None:
+    """The verdict on an exception of the connection to a server or database; None on any other."""
     import requests
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy import exc
 
     if isinstance(fault, requests.HTTPError) and fault.response is not None:
-        return _later(fault.response.status_code)
-    if isinstance(fault, MlflowException):
-        return _later(fault.get_http_status_code())
-    if isinstance(fault, NotImplementedError):
-        # What MLflow makes of a server that does not tell its version because it does not answer.
-        return "could not identify" in str(fault)
-    return isinstance(fault, (requests.RequestException, OperationalError, ConnectionError, TimeoutError))
+        return _of_status(fault.response.status_code)
+    if isinstance(fault, requests.exceptions.RetryError):
+        return "failing" if "too many 500 error responses" in str(fault) else "away"
+    lost = isinstance(fault, exc.DBAPIError) and fault.connection_invalidated
+    kinds = (requests.RequestException, exc.OperationalError, exc.TimeoutError, ConnectionError, TimeoutError)
+    return "away" if lost or isinstance(fault, kinds) else None
 
 
-def _later(status: int) -> bool:
-    return status in _TOO_BUSY or (status >= 500 and status != 501)
+def _of_status(status: int) -> Literal["away", "failing", "refused"]:
+    if status in _AWAY:
+        return "away"
+    return "failing" if status >= 500 and status != _NOT_IMPLEMENTED else "refused"
+
+
+def _causes(fault: BaseException) -> Iterator[BaseException]:
+    """An exception, what it was raised from or in place of, and so on."""
+    one: BaseException | None = fault
+    seen: set[int] = set()
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
 
 
 def _metrics(client: MlflowClient, run_id: str, entry: Entry) -> None:
@@ -161,3 +203,5 @@ _SENDERS: dict[str, Any] = {
     "traces": _traces,
     "status": _status,
 }
+KINDS = tuple(_SENDERS)
+"""Kinds of entries."""

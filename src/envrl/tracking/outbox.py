@@ -7,22 +7,18 @@ folder, and so is everything after it, until a thread in the background has deli
 from __future__ import annotations
 
 import logging
-import sys
+import shlex
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from envrl.errors import DataFault
+from envrl.tracking.artifact_places import check_kept, check_names
 from envrl.tracking.delivery import is_away, limit_http_waits, send
-from envrl.tracking.journal import Entry, Journal, NothingKept, Owner, journal_path
+from envrl.tracking.journal import Entry, Journal, Owner, journal_path
+from envrl.tracking.leftovers import command, hand_over, reason, say, values
 from envrl.tracking.measured import Measured
 from envrl.tracking.store import Store, client, quiet_mlflow
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-COMMAND = "python -m envrl.experiments.deliver"
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 30.0
 _UNSENT = "unsent"
 
@@ -78,8 +74,10 @@ class Outbox:
 
         Raises:
             MlflowException: The store can be reached and does not take such a value.
-            DataFault: The store is away, and the journal can't be written.
+            DataFault: An artifact has an impossible name; or the store is away, and the journal can't be
+                written or can't keep such a value.
         """
+        check_names(entry)
         if self._measured is not None and entry["kind"] == "metrics":
             entry = {**entry, "points": self._measured.new(entry["points"])}
             if not entry["points"]:
@@ -92,8 +90,10 @@ class Outbox:
                 except Exception as fault:
                     if not is_away(fault):
                         raise
-                    self._begin(fault)
-            assert self._journal is not None
+                    away = fault
+            check_kept(entry, self._path.parent)
+            if self._journal is None:
+                self._journal = self._begin(away)
             self._journal.append(entry)
             self._empty.clear()
             if self._thread is None and not self._stop.is_set():
@@ -114,18 +114,22 @@ class Outbox:
             left = len(self._journal)
             self._journal.close()
             self._journal = None
-        _say(
-            f"{self._owner.name}: {_values(left)} could not be delivered to {self._owner.uri} and stay in "
-            f"{self._path}; run the same command again, or `{COMMAND} {self._path.parent}`"
+            if not left:  # what it was begun for could not be kept
+                return True
+        say(
+            f"{self._owner.name}: {values(left)} could not be delivered to {self._owner.uri} and stay in "
+            f"{self._path}; run the same command again, or "
+            f"`{command(self._path.parent)} --uri {shlex.quote(self._owner.uri)}`"
         )
         return False
 
-    def _begin(self, fault: Exception) -> None:
-        self._journal = Journal(self._path, self._owner)
-        _say(
-            f"{self._owner.name}: the MLflow store {self._owner.uri} is away ({_reason(fault)}); training "
+    def _begin(self, fault: Exception) -> Journal:
+        journal = Journal(self._path, self._owner)
+        say(
+            f"{self._owner.name}: the MLflow store {self._owner.uri} is away ({reason(fault)}); training "
             f"goes on, what it logs is kept in {self._path} and delivered when the store is back"
         )
+        return journal
 
     def _deliver(self) -> None:
         delivered, pause = 0, _FIRST_RETRY_S
@@ -136,82 +140,20 @@ class Outbox:
                         assert self._journal is not None
                         number, entry = self._journal.first()
                     # Without the lock: whoever logs meanwhile must not wait for the store.
-                    _hand_over(self._client, self._journal, entry)
-                    delivered += 1
+                    delivered += hand_over(self._client, self._journal, entry)
                     with self._lock:
                         self._journal.done(number)
                         if not len(self._journal):
                             self._journal.close()
                             self._journal, self._thread = None, None
                             self._empty.set()
-                            _say(f"{self._owner.name}: MLflow is back, {_values(delivered)} delivered")
+                            say(f"{self._owner.name}: MLflow is back, {values(delivered)} delivered")
                             return
                     pause = _FIRST_RETRY_S
             except Exception as fault:
                 if not is_away(fault):
-                    _say(
-                        f"{self._owner.name}: delivery to MLflow failed ({_reason(fault)}); it is tried again"
-                    )
+                    say(f"{self._owner.name}: delivery to MLflow failed ({reason(fault)}); it is tried again")
                 pause = min(2 * pause, _LAST_RETRY_S)
-
-
-def _hand_over(mlflow_client: MlflowClient, journal: Journal, entry: Entry) -> None:
-    """Sends an entry of a journal; one that MLflow will never take is put aside, and said so.
-
-    Raises:
-        Exception: The store is away.
-    """
-    try:
-        send(mlflow_client, journal.owner.run_id, entry)
-    except Exception as fault:
-        if is_away(fault):
-            raise
-        aside = journal.refuse(entry, _reason(fault))
-        _say(f"{journal.owner.name}: MLflow refused {entry['kind']} ({_reason(fault)}); kept in {aside}")
-
-
-def deliver(path: Path, uri: str | None = None) -> int:
-    """Delivers a journal that an ended process has left; returns the number of its entries.
-
-    Args:
-        path: The journal.
-        uri: Store to deliver to; None takes the one it was meant for.
-
-    Raises:
-        DataFault: The store can't be reached or does not know the run, or the file is broken or in use.
-    """
-    mlflow = quiet_mlflow()
-    limit_http_waits()
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    try:
-        journal = Journal(path)
-    except NothingKept:
-        return 0
-    uri = uri or journal.owner.uri
-    delivered = 0
-    try:
-        mlflow_client = mlflow.MlflowClient(uri)
-        mlflow_client.get_run(journal.owner.run_id)
-        while len(journal):
-            number, entry = journal.first()
-            _hand_over(mlflow_client, journal, entry)
-            journal.done(number)
-            delivered += 1
-    except Exception as fault:
-        if is_away(fault):
-            raise DataFault(
-                f"the MLflow store {uri} can't be reached ({_reason(fault)}); {_values(len(journal))} stay "
-                f"in {path}. Start it, then run the command again"
-            ) from fault
-        if not isinstance(fault, mlflow.exceptions.MlflowException):
-            raise
-        raise DataFault(
-            f"the MLflow store {uri} does not have the run of {path} ({_reason(fault)}); name the store it "
-            "was started in with --uri"
-        ) from fault
-    finally:
-        journal.close()
-    return delivered
 
 
 _open: dict[tuple[str, str], Outbox] = {}
@@ -254,21 +196,3 @@ def close_outbox(store: Store, run_id: str, wait_s: float) -> bool:
 def now_ms() -> int:
     """The time as MLflow keeps it."""
     return round(time.time() * 1000)
-
-
-def _values(count: int) -> str:
-    return f"{count} log call" if count == 1 else f"{count} log calls"
-
-
-def _reason(fault: BaseException) -> str:
-    """The innermost cause in one line: the outer ones repeat it at length."""
-    text = " ".join(str(fault).split())
-    if "Connection refused" in text:
-        return "connection refused"
-    if "timed out" in text.lower():
-        return "it does not answer in time"
-    return text if len(text) <= 160 else f"{text[:160]}…"
-
-
-def _say(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from envrl.errors import DataFault
 from envrl.tracking.delivery import is_away
 from envrl.tracking.environment import environment_versions, git_commit
-from envrl.tracking.journal import journal_path, journals_below
+from envrl.tracking.journal import journal_path
+from envrl.tracking.leftovers import deliver, deliver_below
 from envrl.tracking.logs import (
     log_artifact,
     log_config,
@@ -29,7 +30,6 @@ from envrl.tracking.logs import (
 from envrl.tracking.outbox import (
     Outbox,
     close_outbox,
-    deliver,
     now_ms,
     open_outbox,
     outbox,
@@ -185,24 +185,6 @@ def lightning_logger(store: Store, run_id: str) -> MLFlowLogger:
     return RunLogger(store.uri, run_id, outbox(store, run_id))
 
 
-def deliver_below(folder: Path, uri: str | None = None) -> int:
-    """Delivers what ended runs in a folder could not; returns the number of log calls.
-
-    Raises:
-        DataFault: A store can't be reached, or a file is broken or in use; all others were delivered.
-    """
-    delivered, faults = 0, []
-    for path in journals_below(folder):
-        try:
-            delivered += deliver(path, uri)
-        except DataFault as fault:
-            faults.append(fault)
-    if faults:
-        more = f" ({len(faults) - 1} more files could not be delivered)" if len(faults) > 1 else ""
-        raise DataFault(f"{faults[0]}{more}") from faults[0]
-    return delivered
-
-
 def undelivered(folder: Path, run_id: str) -> bool:
     """Whether values of a run are kept in its folder that MLflow does not have yet."""
     return journal_path(folder, run_id).is_file()
@@ -266,7 +248,8 @@ def _reopen(store: Store, run_id: str, tags: Mapping[str, str], folder: Path | N
     # First what the process before has left: its last state would come after the new one.
     left = journal_path(folder or unsent_folder(store), run_id)
     if left.is_file():
-        deliver(left, store.uri)
+        # The run is in this store, whatever address it had then.
+        deliver(left, store.uri, foreign=True)
     mlflow_client.update_run(run_id, status="RUNNING")
     for key, value in tags.items():
         mlflow_client.set_tag(run_id, key, str(value))

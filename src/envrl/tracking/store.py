@@ -77,6 +77,16 @@ def client(store: Store) -> MlflowClient:
     return made
 
 
+def store_uri(root: Path = DEFAULT_ROOT) -> str:
+    """Address of the store that :func:`open_store` opens."""
+    named = os.environ.get(URI_VARIABLE, "").strip()
+    return named or _own_uri(root)
+
+
+def _own_uri(root: Path) -> str:
+    return f"sqlite:///{root.expanduser().resolve() / 'mlflow.db'}"
+
+
 def open_store(root: Path = DEFAULT_ROOT) -> Store:
     """Opens the store below ``root`` and creates it if there is none, safe against a second process.
 
@@ -90,9 +100,9 @@ def open_store(root: Path = DEFAULT_ROOT) -> Store:
             or the server named by ``MLFLOW_TRACKING_URI`` doesn't answer.
     """
     root = root.expanduser().resolve()
-    own = f"sqlite:///{root / 'mlflow.db'}"
+    own = _own_uri(root)
     # A child process of an open run inherits the address of this very store, which is no other store.
-    if (uri := os.environ.get(URI_VARIABLE, "").strip()) not in ("", own):
+    if (uri := store_uri(root)) != own:
         store = Store(root=root, uri=uri, artifact_uri=None)
         limit_http_waits()
         _probe(store)

@@ -16,7 +16,8 @@ from envrl.errors import DataFault
 from envrl.tracking import outbox as outboxes
 from envrl.tracking import runs
 from envrl.tracking.journal import Journal, Owner, journal_path, journals_below
-from envrl.tracking.outbox import Outbox, close_outbox, deliver
+from envrl.tracking.leftovers import deliver
+from envrl.tracking.outbox import Outbox, close_outbox
 from envrl.tracking.store import Store, client
 from tracking_servers import false_server, free_port, remote
 
@@ -118,7 +119,7 @@ def test_delivery_cut_short_and_made_again_doubles_nothing(store: Store, tmp_pat
         for entry in entries:
             journal.append(entry)
         journal.close()
-        assert deliver(journal_path(tmp_path, run_id)) == 6
+        assert deliver(journal_path(tmp_path, run_id), store.uri) == 6
     assert journals_below(tmp_path) == []
     found = history(store, run_id, "train/loss")
     assert [(step, time) for step, _, time in found] == [(0, 1000), (1, 1001), (2, 1002)]
@@ -139,7 +140,7 @@ def test_an_entry_that_is_refused_is_put_aside_and_the_rest_goes_on(
     journal.append({"kind": "params", "params": {"seed": "1"}})
     journal.append(points("train/loss", 1.0))
     journal.close()
-    deliver(path)
+    assert deliver(path, store.uri) == 1
     assert history(store, run_id, "train/loss") == [(0, 1.0, 1000)]
     (aside,) = tmp_path.glob("*.refused.jsonl")
     assert json.loads(aside.read_text())["entry"] == {"kind": "params", "params": {"seed": "1"}}
@@ -215,7 +216,7 @@ def test_a_journal_that_a_crash_cut_off_before_its_first_line_holds_nothing(
         runs.log_metrics(store, run_id, {"train/loss": 1.0}, 1)
     assert not path.exists()
     assert [value for _, value, _ in history(store, run_id, "train/loss")] == [1.0]
-    assert deliver(path) == 0
+    assert deliver(path, store.uri) == 0
     assert not path.exists()
 
 
@@ -226,7 +227,7 @@ def test_one_file_that_can_not_be_delivered_does_not_hold_up_the_others(store: S
         journal.append(points("train/loss", 1.0))
         journal.close()
     with pytest.raises(DataFault, match=r"does not have the run .*\(1 more files could not"):
-        runs.deliver_below(tmp_path)
+        runs.deliver_below(tmp_path, store.uri)
     assert [path.parent.name for path in journals_below(tmp_path)] == ["a", "c"]
     assert len(history(store, run_id, "train/loss")) == 1
 
@@ -255,13 +256,13 @@ def test_a_broken_or_foreign_journal_is_named(store: Store, tmp_path: Path) -> N
     path = journal_path(tmp_path, RUN)
     path.write_text('{"uri": "u"}\n')
     with pytest.raises(DataFault, match=r"mlflow_unsent_1+\.jsonl is broken"):
-        deliver(path)
+        deliver(path, store.uri)
     path.unlink()
     journal = Journal(path, Owner(store.uri, RUN, "grpo/seed_0"))
     journal.append(points("train/loss", 1.0))
     journal.close()
     with pytest.raises(DataFault, match=r"does not have the run .*--uri"):
-        deliver(path)
+        deliver(path, store.uri)
     with pytest.raises(DataFault, match=r"can't be reached .*1 log call stay"):
-        deliver(path, f"http://127.0.0.1:{free_port()}")
+        deliver(path, f"http://127.0.0.1:{free_port()}", foreign=True)
     assert len(Journal(path)) == 1
