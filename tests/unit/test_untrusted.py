@@ -35,6 +35,8 @@ from envrl.experiments.resume import completed_iterations, read_checkpoint
 from envrl.experiments.study_file import load_study, require_folder_name
 from envrl.policy.settings import PolicySettings
 from envrl.prompts.parse import parse_action
+from envrl.tracking import journal as journals
+from envrl.tracking.journal import Journal, Owner, journal_path
 from envrl.training.objectives.registry import load_objective
 from envrl.training.settings import ObjectiveSettings
 from envrl.types import Game
@@ -449,3 +451,91 @@ def test_a_model_of_pickles_and_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyFault, match="no weights in safetensors format"):
         load_policy(PolicySettings(model=str(model)))
     assert not sign.exists()
+
+
+# Journals of what MLflow has not taken yet
+
+
+def left_journal(folder: Path, *lines: bytes) -> Path:
+    path = journal_path(folder, "r")
+    path.write_bytes(b"\n".join((b'{"uri": "u", "run_id": "r", "name": "n"}', *lines)) + b"\n")
+    return path
+
+
+def test_a_journal_that_is_a_link_or_a_pipe_is_refused_and_its_target_left_as_it_is(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("a line without an end, which is cut off in a journal")
+    for make in (lambda path: path.symlink_to(token), os.mkfifo):
+        path = journal_path(tmp_path, "r")
+        make(path)
+        with pytest.raises(DataFault, match="make it a writable file, and no link"):
+            Journal(path)
+        path.unlink()
+    assert token.read_text().startswith("a line")
+
+
+def test_what_is_put_aside_is_written_through_no_link(tmp_path: Path) -> None:
+    profile = tmp_path / "profile"
+    profile.write_text("mine\n")
+    journal = Journal(left_journal(tmp_path, b'{"id": 1, "entry": {"kind": "$(touch sign)"}}'))
+    (tmp_path / "mlflow_unsent_r.refused.jsonl").symlink_to(profile)
+    with pytest.raises(DataFault, match=r"refused\.jsonl can't be written"):
+        journal.refuse(journal.first()[1], "no")
+    journal.close()
+    assert profile.read_text() == "mine\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"[]", b"7", b'{"id": 1}', b'{"id": 1, "entry": []}', b'{"id": 1, "entry": {"kind": []}}'),
+        *(b'{"id": 1e400, "entry": {"kind": "text"}}', b'{"done": "1"}', b'{"done": 1e400}', b"\xff", b""),
+        b'{"id": 1, "entry": {"kind": "text", "text": "\\ud800"}}',
+        b'{"id": 1, "entry": {"kind": "tags", "tags": ' + b"[" * 900 + b"]" * 900 + b"}}",
+        b'{"id": 1, "entry": {"kind": "tags", "tags": ' + b"[" * 100_000 + b"}}",
+        b'{"id": ' + b"9" * 5000 + b', "entry": {"kind": "text"}}',
+    ],
+)
+def test_a_broken_line_of_a_journal_is_named(line: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DataFault, match=r"mlflow_unsent_r\.jsonl is broken"):
+        Journal(left_journal(tmp_path, line))
+
+
+@pytest.mark.parametrize("owner", [{"uri": 7}, {"name": ["n"]}, {"name": "n" * 5000}, {"more": "x"}])
+def test_a_journal_of_an_impossible_owner_is_refused(owner: dict[str, Any], tmp_path: Path) -> None:
+    path = left_journal(tmp_path)
+    path.write_text(json.dumps({"uri": "u", "run_id": "r", "name": "n", **owner}) + "\n")
+    with pytest.raises(DataFault, match=r"mlflow_unsent_r\.jsonl is broken"):
+        Journal(path)
+    path = left_journal(tmp_path)
+    with pytest.raises(DataFault, match="it holds values of another run"):
+        Journal(path, Owner("u", "another", "n"))
+
+
+def test_a_journal_is_bounded_and_keeps_nothing_that_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "_LARGEST_LINE", 100)
+    monkeypatch.setattr(journals, "_LARGEST_FILE", 400)
+    monkeypatch.setattr(journals, "_ROOM", 300)
+    text = {"kind": "text", "text": "x" * 20, "name": "n"}
+    journal = Journal(journal_path(tmp_path, "w"), Owner("u", "w", "n"))
+    with pytest.raises(DataFault, match="a line has 100 at most"):
+        journal.append({**text, "text": "x" * 100})
+    for _ in range(3):
+        journal.append(text)
+    with pytest.raises(DataFault, match="and the file 300"):
+        journal.append(text)
+    journal.close()
+    assert len(Journal(journal.path)) == 3
+    line = json.dumps({"id": 1, "entry": text}).encode()
+    for lines, said in (((b"x" * 200,), "a line has more than 100"), ((line,) * 8, "more than 400 bytes")):
+        with pytest.raises(DataFault, match=said):
+            Journal(left_journal(tmp_path, *lines))
+
+
+def test_half_a_character_of_a_games_text_does_not_break_the_journal(tmp_path: Path) -> None:
+    journal = Journal(journal_path(tmp_path, "r"), Owner("u", "r", "n"))
+    journal.append({"kind": "text", "text": "a\ud800 😀", "name": "n"})
+    journal.close()
+    assert Journal(journal.path).first()[1]["text"] == "a? 😀"
