@@ -8,15 +8,16 @@ import torch
 
 from envrl.losses.schedules import Schedule
 from envrl.policy.batch import RowKind
-from envrl.policy.settings import LoraSettings
+from envrl.policy.settings import LoraSettings, PolicySettings
 from envrl.rollout.collate import make_batches
 from envrl.rollout.rows import TokenRow
-from envrl.rollout.settings import BatchSettings
+from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.rollout.turns import Turn
 from envrl.training.module import EnvRLModule
 from envrl.training.settings import LossSettings, OptimSettings
 from envrl.types import Role
-from support import policy_of, word_checkpoint
+from small_runs import RunPlan, small_run
+from support import IdentityEnv, game, policy_of, word_checkpoint
 
 LOSS = LossSettings(
     sp=Schedule("constant", 0.5),
@@ -97,3 +98,30 @@ def test_loss_metrics_and_gradients_are_those_of_one_batch(parts: int, read_off:
 
 def _without_observations(row: TokenRow) -> TokenRow:
     return replace(row, roles=row.roles.replace(bytes([Role.OBSERVATION]), bytes([Role.PROMPT])))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_micro_batches_hold_what_saves_most(packed: bool) -> None:
+    """Rows that begin alike where these beginnings are computed once, else rows of like length."""
+    run = small_run(
+        RunPlan(
+            PolicySettings(str(word_checkpoint()), packed=packed),
+            tuple(game(name) for name in "abc"),
+            IdentityEnv,
+            rollout=RolloutSettings(layout="steps", games=3, episodes_per_game=4),
+            auxiliary=AuxiliaryRows(sp_rows="questions"),
+            batch=BatchSettings(micro_batches=3),
+        )
+    )
+    batches = run.source.collect(0, 0).batches
+    for kind in ("policy", "questions"):
+        parts = [rows for batch in batches if (rows := getattr(batch, kind)) is not None]
+        rows = [
+            tuple(ids[:n].tolist())
+            for part in parts
+            for ids, n in zip(part.token_ids, part.lengths.tolist(), strict=True)
+        ]
+        assert len(parts) == 3
+        assert len(set(rows)) > 6
+        assert (rows == sorted(rows)) is packed
+        assert ([len(row) for row in rows] == sorted(map(len, rows))) is not packed

@@ -59,6 +59,7 @@ class Policy(nn.Module):
         model: The trained model: a ``PeftModel`` with adapters, else the bare causal model.
         chat: Markup and tokenizer.
         settings: What it was loaded from.
+        packs: What rows of an update begin with alike is computed once.
         pieces: What its layers are cut into pieces by (:meth:`divide`); None while they are whole.
     """
 
@@ -78,8 +79,8 @@ class Policy(nn.Module):
             self.model: nn.Module = get_peft_model(base, lora_config(settings.lora))
         else:
             self.model = base
-        self._packs = settings.packed and attends_to_all(base)
-        if self._packs:
+        self.packs = settings.packed and attends_to_all(base)
+        if self.packs:
             for model in (base, *self._sampling_copy):
                 model.set_attn_implementation(PACKED)
         if settings.gradient_checkpointing:
@@ -109,7 +110,7 @@ class Policy(nn.Module):
         Raises:
             PolicyFault: The model does not hand the layout of packed rows on to its attention.
         """
-        if not self._packs or not bool((rows.lengths > 0).any()):
+        if not self.packs or not bool((rows.lengths > 0).any()):
             return RowStates.of(self.hidden_states(rows.token_ids))
         packed = pack(rows.token_ids, rows.lengths, self._worth_sharing)
         output = self.causal.get_decoder()(

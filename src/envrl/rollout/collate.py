@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,9 +111,21 @@ def denominators(
     )
 
 
-def split_evenly(rows: Sequence[TokenRow], parts: int) -> list[list[TokenRow]]:
-    """Sorts rows by length and cuts them into ``parts`` runs of about equal padded size."""
-    ordered = sorted(rows, key=lambda r: len(r.token_ids))
+def by_length(row: TokenRow) -> int:
+    """Order in which rows of a micro-batch need the least filler."""
+    return len(row.token_ids)
+
+
+def by_content(row: TokenRow) -> tuple[int, ...]:
+    """Order in which rows that begin alike come together, where such beginnings are computed once."""
+    return row.token_ids
+
+
+def split_evenly(
+    rows: Sequence[TokenRow], parts: int, sort_by: Callable[[TokenRow], Any]
+) -> list[list[TokenRow]]:
+    """Sorts rows and cuts them into ``parts`` runs of about as many tokens."""
+    ordered = sorted(rows, key=sort_by)
     total = sum(len(r.token_ids) for r in ordered)
     chunks: list[list[TokenRow]] = [[] for _ in range(parts)]
     seen = 0
@@ -132,6 +146,7 @@ def make_batches(
     objectives: Sequence[RowObjective] = (),
     outcome: Outcome = _NOTHING,
     skip_idle: bool = False,
+    sort_by: Callable[[TokenRow], Any] = by_length,
 ) -> list[RolloutBatch]:
     """Micro-batches of all updates of an iteration, ``settings.batches_in(iteration)`` of them.
 
@@ -150,7 +165,12 @@ def make_batches(
         outcome: What the episodes came to.
         skip_idle: Leave out policy rows that add nothing to the policy's loss. What its sums are divided by
             stays as it is; what is measured is counted without them.
+        sort_by: What rows are sorted by before they are cut into micro-batches.
     """
+
+    def cut(rows: Sequence[TokenRow]) -> list[list[TokenRow]]:
+        return split_evenly(rows, settings.micro_batches, sort_by)
+
     batches: list[RolloutBatch] = []
     trajectories = sorted({r.trajectory for r in [*policy, *questions]})
     ordinary = Phase.JOINT if settings.alternate == 0 else Phase.POLICY
@@ -163,7 +183,7 @@ def make_batches(
             asked = [r for r in questions if update_of[r.trajectory] == update]
             idle = [r for r in mine if skip_idle and r.idle]
             taken = [r for r in mine if not (skip_idle and r.idle)]
-            made = _update(taken, idle, asked, settings, pad_id, iteration, objectives)
+            made = _update(cut(taken), idle, cut(asked), pad_id, iteration, objectives)
             done = len(batches)
             batches += [
                 replace(b, phase=ordinary, outcome=outcome, first_of_iteration=done == 0) for b in made
@@ -202,10 +222,9 @@ def _blank(example: RowBatch | None) -> RowBatch | None:
 
 
 def _update(
-    policy: Sequence[TokenRow],
+    policy: Sequence[Sequence[TokenRow]],
     idle: Sequence[TokenRow],
-    questions: Sequence[TokenRow],
-    settings: BatchSettings,
+    questions: Sequence[Sequence[TokenRow]],
     pad_id: int,
     iteration: int,
     objectives: Sequence[RowObjective],
@@ -213,13 +232,10 @@ def _update(
     """Micro-batches of one update, with the target counts of all of it, those of idle rows included."""
     parts = [
         (row_batch(part, pad_id), row_batch(asked, pad_id))
-        for part, asked in zip(
-            split_evenly(policy, settings.micro_batches),
-            split_evenly(questions, settings.micro_batches),
-            strict=True,
-        )
+        for part, asked in zip(policy, questions, strict=True)
     ]
     rows = [batch for part in parts for batch in part]
     others = {objective.name: target_counts(objective, rows) for objective in objectives}
-    counts = replace(denominators(policy, questions, idle), others=others)
+    acting, asked_all = (list(chain.from_iterable(cut)) for cut in (policy, questions))
+    counts = replace(denominators(acting, asked_all, idle), others=others)
     return [RolloutBatch(part, asked, counts, iteration, first_of_iteration=False) for part, asked in parts]

@@ -14,7 +14,7 @@ from envrl.policy.ranks import ALONE, Ranks
 from envrl.policy.sampler import CachedSession
 from envrl.prompts.settings import PromptSettings
 from envrl.rollout.choice import TrainingGames, picked
-from envrl.rollout.collate import make_batches
+from envrl.rollout.collate import by_content, by_length, make_batches
 from envrl.rollout.collector import Collector, EpisodePlan, SessionFactory
 from envrl.rollout.controls import Pairing, control_transcript_rows
 from envrl.rollout.credit import CreditSource
@@ -164,6 +164,7 @@ class RolloutSource:
             objectives=wanted.others,
             outcome=outcome,
             skip_idle=self._learning.skip_idle,
+            sort_by=by_content if self._policy.packs else by_length,
         )
         metrics = played.metrics | row_metrics(rows) | credit_metrics
         metrics["rollout/imagined_rate"] = outcome.imagined

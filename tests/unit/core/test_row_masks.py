@@ -10,11 +10,11 @@ from envrl.losses.dynamics import shuffled_pairing
 from envrl.policy.batch import RowKind
 from envrl.policy.settings import SamplingSettings
 from envrl.prompts.settings import PromptSettings
-from envrl.rollout.collate import denominators, make_batches, row_batch
+from envrl.rollout.collate import by_content, by_length, denominators, make_batches, row_batch, split_evenly
 from envrl.rollout.collector import Collector, CollectorSettings, EpisodePlan
 from envrl.rollout.controls import control_transcript_rows
 from envrl.rollout.questions import inverse_dynamics_rows, state_prediction_rows
-from envrl.rollout.rows import policy_rows
+from envrl.rollout.rows import TokenRow, policy_rows
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
 from envrl.types import Finish, Group, Role, StopReason
 from support import ScriptedEnv, ScriptedSession, game, word_chat
@@ -257,6 +257,16 @@ def test_denominators_count_each_objectives_own_targets() -> None:
     counts = denominators(policy, asked)
     # 2 + 3 + 2 written tokens; 3 observations of 2 tokens; actions with their ends: 2 + 4 + 2.
     assert (counts.action_tokens, counts.sp_tokens, counts.id_tokens, counts.id_rows) == (7, 6, 8, 3)
+
+
+def test_rows_that_begin_alike_come_into_one_micro_batch() -> None:
+    long, short, other, fork = (2, 3, 9), (2, 4), (5, 5, 5, 5), (2, 3, 8, 8)
+    rows = [TokenRow(RowKind.POLICY, ids, b"", ()) for ids in (long, short, other, fork)]
+    cut = split_evenly(rows, 2, by_content)
+    # 13 tokens: a new part begins where half of them are behind.
+    assert [[row.token_ids for row in part] for part in cut] == [[fork, long], [short, other]]
+    cut = split_evenly(rows, 2, by_length)
+    assert [[row.token_ids for row in part] for part in cut] == [[short, long, other], [fork]]
 
 
 def test_updates_and_epochs_deal_out_every_trajectory_with_its_questions() -> None:
