@@ -8,11 +8,14 @@
 - ``update``: tokens a second of the update beside padded rows with one attention mask;
 - ``auxiliary``: what SP+ID add to an update on the same episodes, in both layouts (here alone a ratio above
   1 means slower);
-- ``scaling``: seconds of an iteration by episodes, history and games;
+- ``scaling``: milliseconds of an episode by episodes, games, steps and history;
+- ``evaluation``: seconds of a panel of 32 games, at temperature 0.4 and greedy;
 - ``memory``: the most memory that the update took, beside padded rows.
 
-Times are CPU seconds; each is the least of the repetitions, which take turns, because what a shared machine
-does meanwhile only ever adds to them. Another ratio above 1 means faster, or less, than the other.
+Times are CPU seconds; each is the least of its repetitions, which take turns, because what a shared machine
+does meanwhile only ever adds to them. There are ``--repeats`` of them, half as many of whole iterations
+(``iteration``, ``auxiliary``'s episodes, ``scaling``, ``evaluation``, continuous batching), and three of
+``memory``. Another ratio above 1 means faster, or less, than the other.
 """
 
 from __future__ import annotations
@@ -36,87 +39,35 @@ import psutil
 import torch
 from torch import Tensor
 
-from envrl.experiments.config import RunConfig
+from auxiliary_cost import auxiliary
 from envrl.experiments.run import build
 from envrl.experiments.runner import Parts
 from envrl.policy.batch import RolloutBatch, RowBatch
 from envrl.policy.sampler import CachedSession
-from envrl.training.optimiser import adamw
 from envrl.types import Role
-from iteration import CASES, SP_ID, Case, configuration, profile
+from iteration import configuration, profile
+from measuring import STEPS, TRANSCRIPT, WEBSHOP, Numbers, least, made, update, useful_tokens
+from panel_speed import evaluation
+from scaling import scaling
 
 DEFAULT_OUT = Path(__file__).parent / "results" / "training.json"
-TRANSCRIPT, WITH_BOTH = CASES[0], CASES[1]
-EVERY_TRANSITION = {"auxiliary.max_transitions": None}
-PUBLISHED = {
-    **EVERY_TRANSITION,
-    # Instructions, all admissible actions and rooms as full as the official ones. Episodes are few and short,
-    # because each of their prompts has several hundred tokens.
-    "prompt.form": "reasoned",
-    "prompt.show_admissible": True,
-    "env.receptacles": None,
-    "env.objects_per_receptacle": None,
-    "env.max_steps": 6,
-    "rollout.games": 4,
-    "rollout.episodes_per_game": 4,
-    "sampling.max_context": 8192,
-}
-"""How the published protocol asks (the embedded policy answers without thoughts, so answers are shorter)."""
-Numbers = dict[str, float]
-
-
-def least(repeats: int, *functions: Callable[[], object]) -> list[float]:
-    """Least CPU seconds of each function over rounds in which they take turns."""
-    for function in functions:
-        function()
-    best = [float("inf")] * len(functions)
-    for _ in range(repeats):
-        for n, function in enumerate(functions):
-            started = time.process_time()
-            function()
-            best[n] = min(best[n], time.process_time() - started)
-    return best
-
-
-def made(case: Case, **changes: Any) -> tuple[RunConfig, Parts]:
-    """What a run of the case is put together from."""
-    config = configuration(replace(case, changes={**case.changes, **changes}))
-    return config, build(config)
-
-
-def update(parts: Parts, batches: Sequence[RolloutBatch], micro_batches: int) -> Callable[[], None]:
-    """All updates of an iteration, as the trainer makes them."""
-    module = parts.module
-    optimiser = adamw((p for p in module.parameters() if p.requires_grad), module._optim)
-
-    def run() -> None:
-        for n, batch in enumerate(batches):
-            (module.training_step(batch, n) / micro_batches).backward()
-            if (n + 1) % micro_batches == 0:
-                optimiser.step()
-                optimiser.zero_grad()
-
-    return run
-
-
-def useful_tokens(batches: Sequence[RolloutBatch]) -> int:
-    """Tokens of the rows, filler not counted."""
-    return sum(int(r.lengths.sum()) for b in batches for r in (b.policy, b.questions) if r is not None)
+_PROCESSES = 3
+"""Processes in each of which the memory of an update is measured."""
 
 
 def iteration(repeats: int) -> Numbers:
-    """A whole iteration beside TRL's trainer."""
+    """A whole iteration beside TRL's trainer; a round is the mean of two, after one that warms up."""
     if importlib.util.find_spec("trl") is None:
         print("training: trl is not installed, so no iteration is compared with it", file=sys.stderr)
         return {}
     from trl_rival import seconds_of_iterations
 
     own, rival, tokens = [], [], []
-    for _ in range(max(1, repeats // 3)):
+    for _ in range(max(1, repeats // 2)):
         found = profile(TRANSCRIPT, 2)
         own.append(found.total_s)
         seconds, written = seconds_of_iterations(configuration(TRANSCRIPT), 2)
-        rival += seconds
+        rival.append(sum(seconds) / len(seconds))
         tokens.append((found.action_tokens, written))
     best, other = min(own), min(rival)
     return {
@@ -159,26 +110,55 @@ def sampler(repeats: int) -> Numbers:
         "sampler_generate_tokens_per_s": drawn / b,
         "sampler_generate_ratio": b / a,
     }
-    return numbers | _continuous(plain, prompts, new, a)
+    return numbers | _continuous(plain, prompts, new, a, max(1, repeats // 2))
 
 
-def _continuous(model: Any, prompts: list[list[int]], new: int, own_s: float) -> Numbers:
-    """The same with transformers' continuous batching, where this machine can run it."""
+def _continuous(model: Any, prompts: list[list[int]], new: int, own_s: float, repeats: int) -> Numbers:
+    """The same with transformers' continuous batching, where this machine can run it.
+
+    One manager draws for all rounds. To open it and what its first round takes beyond the others is start-up;
+    a round is timed from handing over the prompts to the last answer.
+    """
     from transformers import GenerationConfig
 
     settings = GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1, pad_token_id=0)
-    started = time.process_time()
+    began = time.process_time()
+    seconds: list[float] = []
     try:
-        answers = model.generate_batch(inputs=prompts, generation_config=settings, progress_bar=False)
+        with (
+            torch.no_grad(),
+            model.continuous_batching_context_manager(generation_config=settings, timeout=5) as manager,
+        ):
+            opened = time.process_time() - began
+            for _ in range(1 + repeats):
+                started = time.process_time()
+                written = _draw_all(manager, prompts, new)
+                seconds.append(time.process_time() - started)
+                if written != len(prompts) * new:
+                    raise RuntimeError(f"it wrote {written} tokens")
     except Exception as error:  # whatever a part that is made for GPUs raises without one
         print(f"training: continuous batching can't run here ({str(error).splitlines()[0]})", file=sys.stderr)
         return {}
-    seconds = time.process_time() - started
-    written = sum(len(answer.generated_tokens) for answer in answers.values())
-    if written != len(prompts) * new:
-        print(f"training: continuous batching wrote {written} tokens; left out", file=sys.stderr)
-        return {}
-    return {"sampler_continuous_tokens_per_s": written / seconds, "sampler_continuous_ratio": seconds / own_s}
+    best = min(seconds[1:])
+    return {
+        "sampler_continuous_tokens_per_s": len(prompts) * new / best,
+        "sampler_continuous_ratio": best / own_s,
+        "sampler_continuous_startup_s": opened + max(0.0, seconds[0] - best),
+    }
+
+
+def _draw_all(manager: Any, prompts: list[list[int]], new: int) -> int:
+    """Tokens that a running manager wrote to the prompts, once all answers are there."""
+    manager.add_requests(inputs=prompts, max_new_tokens=new)
+    finished = written = 0
+    while finished < len(prompts):
+        answer = manager.get_result(timeout=1)
+        if answer is None and not manager.is_running():
+            break
+        if answer is not None and answer.is_finished():
+            finished += 1
+            written += len(answer.generated_tokens)
+    return written
 
 
 def padded_update(parts: Parts, batches: Sequence[RolloutBatch]) -> Callable[[], None]:
@@ -212,8 +192,8 @@ def updates(repeats: int) -> Numbers:
     numbers: Numbers = {}
     for name, case in (
         ("transcript", TRANSCRIPT),
-        ("steps", CASES[2]),
-        ("webshop", CASES[4]),
+        ("steps", STEPS),
+        ("webshop", WEBSHOP),
     ):
         # Every row is computed, as the other does it.
         config, parts = made(case, **{"loss.entropy_coefficient": 0.0, "batch.skip_flat": False})
@@ -230,65 +210,12 @@ def updates(repeats: int) -> Numbers:
     return numbers
 
 
-def auxiliary(repeats: int) -> Numbers:
-    """SP+ID beside none of them on the same episodes: cost of the update, and of the whole iteration.
-
-    With 64 questions of each kind, as the quick study has them; with one about every transition
-    (``all``); and with those in the prompts of the published protocol (``published``).
-    """
-    numbers: Numbers = {}
-    for layout, case in (("transcript", WITH_BOTH), ("steps", CASES[3])):
-        for variant, changes in (("", {}), ("_all", EVERY_TRANSITION), ("_published", PUBLISHED)):
-            update_cost, iteration_cost = _cost(replace(case, changes={**case.changes, **changes}), repeats)
-            numbers[f"auxiliary_{layout}{variant}_update_cost_ratio"] = update_cost
-            numbers[f"auxiliary_{layout}{variant}_iteration_cost_ratio"] = iteration_cost
-    return numbers
-
-
-def _cost(case: Case, repeats: int) -> tuple[float, float]:
-    """How many times as long an update, and an iteration, takes with the two objectives of a case."""
-    config, parts = made(case)
-    started = time.process_time()
-    experience = parts.source.collect(0, 0)
-    collect = time.process_time() - started
-    bare = build(
-        configuration(replace(case, changes={k: v for k, v in case.changes.items() if k not in SP_ID}))
-    )
-    # The rows of a run without the objectives: no questions.
-    others = bare.source.collect(0, 0).batches
-    both = update(parts, experience.batches, config.batch.micro_batches)
-    none = update(bare, others, config.batch.micro_batches)
-    a, b = least(repeats, both, none)
-    return a / b, (collect + a) / (collect + b)
-
-
-def scaling(repeats: int) -> Numbers:
-    """Seconds of an iteration per episode, as it grows in one direction."""
-    numbers: Numbers = {}
-    for name, key, values in (
-        ("episodes", "rollout.episodes_per_game", (2, 8, 32)),
-        ("games", "rollout.games", (2, 8, 32)),
-        ("steps", "env.max_steps", (6, 12, 24, 48)),
-    ):
-        for value in values:
-            config, parts = made(TRANSCRIPT, **{key: value})
-            best = float("inf")
-            for number in range(max(1, repeats // 2)):
-                started = time.process_time()
-                batches = parts.source.collect(number, 0).batches
-                update(parts, batches, config.batch.micro_batches)()
-                best = min(best, time.process_time() - started)
-            episodes = config.rollout.games * config.rollout.episodes_per_game
-            numbers[f"scaling_{name}_{value}_ms_per_episode"] = 1000 * best / episodes
-    return numbers
-
-
 def _peak(padded: bool, pipe: Any) -> None:
     """In a process of its own: the most memory during an update beyond that before it, MiB."""
     torch.set_num_threads(1)
-    config, parts = made(CASES[4])
+    config, parts = made(WEBSHOP)
     batches = [replace(b, questions=None) for b in parts.source.collect(0, 0).batches]
-    plain = build(configuration(replace(CASES[4], changes={"policy.packed": False})))
+    plain = build(configuration(replace(WEBSHOP, changes={"policy.packed": False})))
     run = padded_update(plain, batches) if padded else update(parts, batches, config.batch.micro_batches)
     before = psutil.Process().memory_info().rss / 2**20
     # Linux's way to forget the most there was so far: loading took more than an update of this size does.
@@ -300,19 +227,23 @@ def _peak(padded: bool, pipe: Any) -> None:
 
 
 def memory(repeats: int) -> Numbers:
-    """The update's peak on WebShop's long rows."""
-    found = []
+    """The update's peak on WebShop's long rows, the least of some processes that take turns."""
+    found: dict[bool, list[float]] = {False: [], True: []}
     context = multiprocessing.get_context("spawn")
-    for padded in (False, True):
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_peak, args=(padded, there))
-        process.start()
-        found.append(float(here.recv()))
-        process.join()
+    for _ in range(min(repeats, _PROCESSES)):
+        for padded, peaks in found.items():
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(target=_peak, args=(padded, there))
+            process.start()
+            # Held by the child alone, so that waiting ends when it does.
+            there.close()
+            peaks.append(float(here.recv()))
+            process.join()
+    own, other = min(found[False]), min(found[True])
     return {
-        "memory_update_mib": found[0],
-        "memory_update_padded_mib": found[1],
-        "memory_update_padded_ratio": found[1] / max(found[0], 1e-9),
+        "memory_update_mib": own,
+        "memory_update_padded_mib": other,
+        "memory_update_padded_ratio": other / max(own, 1e-9),
     }
 
 
@@ -322,6 +253,7 @@ PARTS: Mapping[str, Callable[[int], Numbers]] = {
     "update": updates,
     "auxiliary": auxiliary,
     "scaling": scaling,
+    "evaluation": evaluation,
     "memory": memory,
 }
 

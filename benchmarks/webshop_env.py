@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         large = time_generated(options.documents, options.queries, options.seed)
         content = {
             "env": asdict(env),
-            "search": [asdict(small), asdict(large)],
+            "search": {"small": asdict(small), "large": asdict(large)},
             "platform": {"python": platform.python_version(), "machine": platform.machine()},
         }
         options.out.parent.mkdir(parents=True, exist_ok=True)

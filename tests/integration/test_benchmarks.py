@@ -6,13 +6,16 @@ import importlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
+from envrl.experiments.config import RunConfig
 from envrl.policy.model import LoraSettings, PolicySettings, load_policy
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -25,7 +28,7 @@ base:
   env.max_steps: 4
   batch.micro_batches: 2
 """
-RATE = re.compile(r"_(tokens_per_s|ratio|ms_per_episode|mib)$")
+RATE = re.compile(r"_(tokens_per_s|ratio|ms_per_episode|mib|s)$")
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +192,20 @@ def test_where_an_iteration_goes(
                 for what in ("tokens_per_s", "padded_tokens_per_s", "padded_ratio")
             ],
         ),
+        ("evaluation", ["evaluation_s", "evaluation_greedy_s", "evaluation_tokens_per_s"]),
+        (
+            "scaling",
+            [
+                f"scaling_{sweep}_{value}_ms_per_episode"
+                for sweep, values in {
+                    "episodes": (2, 8, 32),
+                    "games": (2, 8, 32),
+                    "steps": (6, 12, 24, 48),
+                    "history": (0, 2, 8),
+                }.items()
+                for value in values
+            ],
+        ),
         (
             "auxiliary",
             [
@@ -204,13 +221,13 @@ def test_where_an_iteration_goes(
 def test_training_beside_others(
     part: str, keys: list[str], small_studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Made for GPUs: without one it takes a minute.
+    # Opening a manager takes half a minute.
     monkeypatch.setattr(script("training"), "_continuous", lambda *_: {})
     out = tmp_path / "training.json"
-    out.write_text(json.dumps({"scaling_games_2_ms_per_episode": 5.0}))
+    out.write_text(json.dumps({"iteration_s": 5.0}))
     assert script("training").main(["--only", part, "--repeats", "1", "--out", str(out)]) == 0
     numbers = written(out)
-    assert numbers.pop("scaling_games_2_ms_per_episode") == 5.0, "another part's numbers are kept"
+    assert numbers.pop("iteration_s") == 5.0, "another part's numbers are kept"
     assert list(numbers) == keys
     require_plausible(numbers)
     assert all(RATE.search(key) for key in numbers)
@@ -218,6 +235,62 @@ def test_training_beside_others(
         base = key.removesuffix("_padded_ratio")
         rates = numbers[f"{base}_tokens_per_s"], numbers[f"{base}_padded_tokens_per_s"]
         assert numbers[key] == pytest.approx(rates[0] / rates[1])
+
+
+def test_what_several_sweeps_share_is_measured_once_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaling = script("scaling")
+    measured: list[tuple[int, int, int]] = []
+
+    def iteration(config: RunConfig, _: object) -> Callable[[], float]:
+        cell = config.rollout.games, config.rollout.episodes_per_game, config.env.max_steps
+        assert cell not in measured
+
+        def run() -> float:
+            measured.append(cell)
+            # Seconds of an iteration: more in the first round.
+            return 0.064 if measured.count(cell) > 1 else 0.64
+
+        return run
+
+    monkeypatch.setattr(scaling, "made", lambda case, **changes: (configured(case, changes), None))
+    monkeypatch.setattr(scaling, "_iteration", iteration)
+    monkeypatch.setattr(scaling, "SWEEPS", scaling.SWEEPS[:3])
+    found = scaling.scaling(4)
+    cells = [(8, 2, 12), (8, 8, 12), (8, 32, 12), (2, 8, 12), (32, 8, 12), (8, 8, 6), (8, 8, 24), (8, 8, 48)]
+    assert measured == 2 * cells
+    for name in ("episodes_8", "games_8", "steps_12"):
+        assert found[f"scaling_{name}_ms_per_episode"] == pytest.approx(1.0)
+
+
+def configured(case: Any, changes: Mapping[str, int]) -> RunConfig:
+    config = script("iteration").configuration(replace(case, changes={**case.changes, **changes}))
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def test_an_iteration_of_the_scaling_is_the_same_one_each_time(small_studies: Path) -> None:
+    measuring, scaling = script("measuring"), script("scaling")
+    config, parts = measuring.made(measuring.TRANSCRIPT)
+    played: list[tuple[int, ...]] = []
+    collect = parts.source.collect
+
+    def collected(iteration: int, version: int) -> Any:
+        experience = collect(iteration, version)
+        played.append(
+            tuple(
+                token
+                for group in experience.groups
+                for episode in group.trajectories
+                for transition in episode.transitions
+                for token in transition.generation.token_ids
+            )
+        )
+        return experience
+
+    parts.source.collect = collected
+    run = scaling._iteration(config, parts)
+    assert min(run(), run()) > 0
+    assert played[0] == played[1]
 
 
 def test_without_trl_the_iteration_is_left_out(
@@ -296,6 +369,7 @@ def test_results_are_gathered_into_flat_keys(
         "training": {"iteration_trl_ratio": 3.5, "iteration_tokens": 12},
         "iteration": {"cases": {"alfworld grpo+sp+id": {"seconds": {"prompts, tokenising": 0.5}}}},
         "long_run": {"long_run_memory_mib": 850.0, "seconds": [1.0, 2.0]},
+        "webshop_env": {"search": {"small": {"source": "official", "search_ms": 0.08}}},
         "alfworld_engine": {"summary": {"step_ratio": 9.0}, "platform": {"python": "3", "quiet": True}},
     }.items():
         (results / f"{name}.json").write_text(json.dumps(content))
@@ -307,6 +381,7 @@ def test_results_are_gathered_into_flat_keys(
         "long_run_memory_mib": 850.0,
         "iteration_trl_ratio": 3.5,
         "iteration_tokens": 12.0,
+        "webshop_env_search_small_search_ms": 0.08,
     }
-    assert "collect: 5 numbers" in capsys.readouterr().out
+    assert "collect: 6 numbers" in capsys.readouterr().out
     require_plausible(found)
