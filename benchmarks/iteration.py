@@ -1,6 +1,7 @@
 """Where an iteration's time goes: a table for both layouts and environments, with and without SP+ID.
 
-    python benchmarks/iteration.py [--iterations N] [--out FILE]
+    python benchmarks/iteration.py [--iterations N] [--out FILE] [--cases PART_OF_NAME]
+        [--model FOLDER_OR_HUB_ID | --random SHAPE] [--dtype float32|bfloat16] [--device cpu|gpu]
 
 Runs of the quick studies, without evaluation and tracking, on one thread. The first iteration warms up
 and counts operations; the following ones are timed. ``GFLOP/s`` beside the rate of large matrix products
@@ -13,6 +14,9 @@ all weights for a token a row, so does the rate of a large copy.
   roof: 2 a weight and token and attention for playing and for the update's forward pass, twice that for its
   backward pass but for the gradients of weights that are not trained (:mod:`flops`). Nothing is shared and no
   filler counted, so it lies above ``utilisation`` where rows share beginnings.
+
+On the CPU times are CPU seconds. With ``--device gpu`` they are those of the clock, a span's begin and end
+waiting for the GPU, which slows an iteration down; roofs are then those of the GPU. That was not run on one.
 """
 
 from __future__ import annotations
@@ -21,9 +25,10 @@ import argparse
 import json
 import logging
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +45,7 @@ from envrl.rollout.source import Experience
 from flops import ModelSize, learnt_rows, played_rows
 from iteration_spans import ROLLOUT, UPDATE, Spans
 from iteration_table import Profile, Roofs, table
+from random_policy import SHAPES, write_random
 from roofs import Clock, clock_of, peak_bandwidth, peak_flops
 
 DEFAULT_OUT = Path(__file__).parent / "results" / "iteration.json"
@@ -195,18 +201,45 @@ def measured_roofs(device: torch.device, dtype: torch.dtype) -> Roofs:
     return Roofs(peak_flops(device, dtype) / 1e9, peak_bandwidth(device) / 1e9)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the table and writes the numbers."""
+def chosen_cases(args: argparse.Namespace, scratch: Path) -> list[Case]:
+    """The cases with the policy and device that were asked for; a random policy is written to a folder."""
+    changes: dict[str, Any] = {"train.accelerator": args.device, "policy.dtype": args.dtype}
+    cases = []
+    for case in CASES:
+        if args.cases not in case.name:
+            continue
+        model = args.model
+        if args.random:
+            env = case.name.split()[0]
+            model, dtype = str(scratch / env), getattr(torch, args.dtype)
+            if not Path(model).exists():
+                write_random(args.random, Path(model), dtype, env)
+        named = {} if model is None else {"policy.model": model}
+        cases.append(replace(case, changes={**case.changes, **changes, **named}))
+    return cases
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(allow_abbrev=False, description=main.__doc__)
     parser.add_argument("--iterations", type=int, default=4, help="timed iterations of each case")
     parser.add_argument("--cases", default="", help="only cases whose name contains this")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="where the numbers go")
-    args = parser.parse_args(argv)
+    policy = parser.add_mutually_exclusive_group()
+    policy.add_argument("--model", help="folder or hub id of the policy, in place of the embedded one")
+    policy.add_argument("--random", choices=sorted(SHAPES), help="a policy of this shape with random weights")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of its weights")
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="where it computes")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints the table and writes the numbers."""
+    args = _parser().parse_args(argv)
     torch.set_num_threads(1)
-    roofs = measured_roofs(torch.device("cpu"), torch.float32)
-    chosen = [case for case in CASES if args.cases in case.name]
-    profiles = [profile(case, args.iterations) for case in chosen]
-    print(table(profiles, roofs))
+    roofs = measured_roofs(device_of(args.device), getattr(torch, args.dtype))
+    with tempfile.TemporaryDirectory() as scratch:
+        profiles = [profile(case, args.iterations) for case in chosen_cases(args, Path(scratch))]
+    print(table(profiles, roofs, "CPU s" if args.device == "cpu" else "s"))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "roof_gflops": roofs.gflops,

@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content = {
             "products": options.products,
             "file_mib": sizes,
-            "measurements": [asdict(m) for m in measurements],
+            "measurements": {m.name: asdict(m) for m in measurements},
             "platform": {"python": platform.python_version(), "machine": platform.machine()},
         }
         options.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -180,6 +180,27 @@ def test_where_an_iteration_goes(
 
 
 @pytest.mark.slow
+def test_a_random_policy_takes_the_place_of_the_embedded_one(small_studies: Path, tmp_path: Path) -> None:
+    out = tmp_path / "iteration.json"
+    arguments = ["--iterations", "1", "--cases", "alfworld transcript grpo+sp+id", "--random", "small"]
+    assert script("iteration").main([*arguments, "--out", str(out)]) == 0
+    (case,) = json.loads(out.read_text())["cases"].values()
+    # Four episodes of four steps, hardly an answer of which ends by chance.
+    assert case["action_tokens"] > 4 * 4 * 20
+    assert 0 < case["utilisation"] < 1
+
+
+def test_a_random_policy_has_its_shape(tmp_path: Path) -> None:
+    folder = script("random_policy").write_random("small", tmp_path / "policy", torch.float32)
+    policy = load_policy(PolicySettings(model=str(folder), lora=LoraSettings(enabled=False)))
+    size = script("flops").ModelSize.of(policy)
+    # Two layers of 2 · 64 · 64 + 2 · 64 · 32 + 3 · 64 · 128 weights, a head of 64 · 4,096.
+    assert (size.base, size.head) == (73_728, 262_144)
+    assert size.pair == 512  # 4 · 4 heads · 16 · 2 layers
+    assert policy.chat.end_id < policy.chat.tokenizer.vocab_size <= policy.vocabulary
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "keys"),
     [
@@ -330,7 +351,7 @@ def test_loading_a_shop_is_measured_in_processes_of_their_own(tmp_path: Path) ->
     content = json.loads(out.read_text())
     assert content["products"] == 60
     assert min(content["file_mib"].values()) > 0
-    found = {m["name"]: m for m in content["measurements"]}
+    found = content["measurements"]
     assert list(found) == ["read", "load", "goals"]
     assert found["read"]["count"] == 60
     assert 0 < found["load"]["count"] <= 60
