@@ -4,14 +4,17 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from envrl.losses.schedules import Schedule
+from envrl.policy.batch import Phase
 from envrl.policy.settings import LoraSettings, PolicySettings
 from envrl.rollout.settings import AuxiliaryRows, BatchSettings, RolloutSettings
+from envrl.rollout.source import Wanted
 from envrl.tracking.metrics import check_name
 from envrl.training.callbacks import RandomStateCallback
 from envrl.training.settings import BalanceSettings, LossSettings, ObjectiveSettings, StopSettings
@@ -172,3 +175,65 @@ def test_balanced_gradients_have_the_length_that_was_asked_for() -> None:
         for name in ("sp", "id"):
             weighted = after[f"train/lambda_{name}"] * before[f"train/grad_norm/{name}"]
             assert weighted == pytest.approx(0.3 * before["train/grad_norm/policy"], rel=1e-5)
+
+
+class Moved(L.Callback):
+    """Takes down how many weights each update of two micro-batches moved, and what kind of update it was."""
+
+    def __init__(self) -> None:
+        self.updates: list[tuple[int, Phase, int]] = []
+        self._before: dict[str, torch.Tensor] = {}
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx % 2 == 0:
+            self._before = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx % 2 == 1:
+            now = dict(module.named_parameters())
+            moved = sum(not torch.equal(now[name], old) for name, old in self._before.items())
+            self.updates.append((trainer.current_epoch, batch.phase, moved))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_an_update_whose_objectives_have_no_weight_any_more_moves_nothing(lora: bool) -> None:
+    """With momentum from updates before, a weight with a gradient of 0 would go on."""
+    ends = Schedule("switch", 0.3, switch_at=0.5)
+    policy = PolicySettings(model=str(word_checkpoint(COLOURS)), lora=LoraSettings(enabled=lora))
+    run = small_run(
+        plan(
+            policy=policy,
+            loss=LossSettings(sp=ends, id=ends),
+            batch=BatchSettings(micro_batches=2, alternate=1),
+            measure=True,
+            iterations=4,
+        )
+    )
+    seen = Moved()
+    fit(run, 4, seen)
+    moved = {(epoch, phase): count for epoch, phase, count in seen.updates}
+    assert len(moved) == 8
+    whole = len(weights(run))
+    assert [moved[epoch, Phase.POLICY] for epoch in range(4)] == [moved[0, Phase.POLICY]] * 4
+    assert moved[0, Phase.POLICY] > 1
+    # LoRA's second factors are 0 before the first update, so that the first factors have no gradient.
+    assert moved[1, Phase.AUXILIARY] == whole
+    assert [moved[epoch, Phase.AUXILIARY] for epoch in (2, 3)] == [0, 0]
+
+
+def test_what_is_measured_for_diagnosis_does_not_decide_when_objectives_are_given_up() -> None:
+    loss = LossSettings(sp=Schedule(weight=0.0), id=CONSTANT, stop=StopSettings(window=1))
+    auxiliary = AuxiliaryRows(sp_rows="questions")
+    seen = []
+    for measure in (False, True):
+        run = small_run(plan(loss=loss, auxiliary=auxiliary, measure=measure, iterations=1))
+        if not measure:
+            run.source._learning = replace(
+                run.source._learning, wanted=lambda iteration: Wanted(False, True, ())
+            )
+        metrics = fit(run, 1)[0]
+        assert ("train/sp_ce" in metrics) is measure
+        seen.append(run.module._weights._stop.state_dict()["seen"])
+    assert len(seen[0]) == 1
+    # Other questions in the same pass change last digits; those of another objective change the second.
+    assert seen[0][0] == pytest.approx(seen[1][0], abs=1e-5)

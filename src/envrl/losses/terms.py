@@ -29,6 +29,15 @@ class LossTerm:
     value: Float[Tensor, ""]
     metrics: dict[str, Tensor]
 
+    def __add__(self, other: LossTerm) -> LossTerm:
+        """The term of both sets of targets, neither of which holds a target of the other."""
+        names = {**self.metrics, **other.metrics}
+        metrics = {
+            name: sum((t.metrics[name] for t in (self, other) if name in t.metrics), torch.zeros(()))
+            for name in names
+        }
+        return LossTerm(self.value + other.value, metrics)
+
 
 @dataclass(frozen=True, slots=True)
 class GradientAlignment:

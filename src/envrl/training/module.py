@@ -131,6 +131,7 @@ class EnvRLModule(L.LightningModule):
             self._noted.clear()
             self._gradients.begin_update()
             self._passes.begin_update()
+            self._taught = False
         self._unseen = self._accounts.begin(batch.phase)
         self._idle = batch.denominators.left_out > 0 and batch.phase is not Phase.AUXILIARY
         self._tokens += sum(int(r.lengths.sum()) for r in (batch.policy, batch.questions) if r is not None)
@@ -156,11 +157,7 @@ class EnvRLModule(L.LightningModule):
         """
         # Those of pieces were exchanged with the passes that made them.
         self._ranks.mean_gradients(p for p in self._trained() if not is_piece(p))
-        if self._idle:
-            # Rows that were left out would have given 0, by which momentum and weight decay go on.
-            for parameter in self._trained():
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
+        self._even_out()
         norm = gradient_norm(self._trained(), self._ranks)
         sound = self._accounts.finite and math.isfinite(norm)
         if all(self._ranks.everyone(lambda: sound)):
@@ -282,9 +279,14 @@ class EnvRLModule(L.LightningModule):
             self._gradients.add({n: t for n, t in terms.items() if n == "policy" or weights[n] > 0})
         if report and self._unseen:
             # Without their graphs, which would stay in memory until the end of the update.
-            known = {o.name: terms[o.name] for o in self.objectives if o.name in terms}
+            # What is measured for diagnosis alone must not change the run.
+            known = {
+                o.name: terms[o.name] for o in self.objectives if o.name in terms and weights[o.name] > 0
+            }
             self._noted.append({n: LossTerm(t.value.detach(), {}) for n, t in known.items()})
         weights |= self._weights.weights(batch.iteration)
+        acted = batch.policy is not None and batch.phase is not Phase.AUXILIARY
+        self._taught |= acted or any(weights[n] > 0 for n in terms if n != "policy")
         total = combine(terms.pop("policy"), {n: (weights[n], t) for n, t in terms.items()})
         if report:
             metrics = total.metrics
@@ -293,13 +295,25 @@ class EnvRLModule(L.LightningModule):
             self._accounts.add({**metrics, "loss": total.value.detach()})
         return total.value
 
+    def _even_out(self) -> None:
+        """Has an update move all weights or none, also those that no term has a gradient of."""
+        if self._idle:
+            # Rows that were left out would have given 0, by which momentum and weight decay go on.
+            for parameter in self._trained():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        elif not any(self._ranks.everyone(lambda: self._taught)):
+            # No term has a gradient in this update; what stands for it is a 0 at a single weight.
+            for parameter in self._trained():
+                parameter.grad = None
+
     def _begin_iteration(self) -> None:
         self._accounts = Accounts(self._micro_batches // self._ranks.world)
         self._gradients = TermGradients(list(self._trained()))
         self._started = self._ended = 0.0
         self._tokens = 0
         self._noted: list[dict[str, LossTerm]] = []
-        self._unseen = self._idle = False
+        self._unseen = self._idle = self._taught = False
         self._skipped.in_iteration = self._passes.splits = 0
 
     def _diagnosing(self, iteration: int) -> bool:

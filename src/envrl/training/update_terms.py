@@ -130,9 +130,9 @@ class UpdateTerms:
         states: RowStates,
         have: dict[str, LossTerm],
     ) -> dict[str, LossTerm]:
-        """The terms there are, and those of objectives with targets in these rows."""
-        found = objective_terms(self.policy, self.objectives, rows, states, batch.denominators, weights, have)
-        return have | found
+        """The terms there are, with those of objectives that have targets in these rows added to them."""
+        found = objective_terms(self.policy, self.objectives, rows, states, batch.denominators, weights)
+        return have | {name: have[name] + term if name in have else term for name, term in found.items()}
 
     def _token_weights(self, acted: Tensor, counts: Denominators) -> Tensor | None:
         """Weights of the written tokens of some rows; a row is never split over micro-batches."""

@@ -1,16 +1,21 @@
 """The module's terms against whole logits, and what it refuses."""
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 
 from envrl.errors import PolicyFault
 from envrl.losses.schedules import Schedule
-from envrl.policy.batch import Denominators, RolloutBatch, RowBatch
+from envrl.losses.terms import LossTerm
+from envrl.policy.batch import Denominators, RolloutBatch, RowBatch, TargetCounts
 from envrl.policy.model import Policy
 from envrl.policy.settings import LoraSettings
 from envrl.training.module import EnvRLModule
+from envrl.training.objectives.base import Objective, Targets
+from envrl.training.objectives.registry import WeightedObjective
 from envrl.training.optimiser import eight_bit_adamw
 from envrl.training.settings import LossSettings, OptimSettings
 from support import WORDS, nudge, policy_of, word_checkpoint
@@ -279,3 +284,43 @@ def test_the_eight_bit_optimiser_moves_weights_or_is_refused() -> None:
     # Adam's first step is the learning rate, against the gradient.
     assert float(weight.detach().mean()) == pytest.approx(-0.1, abs=1e-3)
     assert optimiser.state[weight]["state1"].dtype == torch.uint8
+
+
+@dataclass(frozen=True)
+class EveryAction(Objective):
+    """Action tokens of rows of any kind."""
+
+    name: ClassVar[str] = "every"
+
+    def mask(self, rows: RowBatch) -> torch.Tensor:
+        return rows.roles[:, 1:] == A
+
+    def term(self, targets: Targets, counts: TargetCounts) -> LossTerm:
+        nats = -targets.logprobs.sum() / counts.tokens
+        return LossTerm(nats, {"nats": nats.detach()})
+
+
+def test_an_objective_may_have_targets_in_rows_of_both_kinds() -> None:
+    policy = policy_of(word_checkpoint(), lora=FULL)
+    weighted = WeightedObjective(EveryAction(), Schedule("constant", 1.0))
+    module = EnvRLModule(
+        policy, LossSettings(), OptimSettings(), iterations=1, micro_batches=1, objectives=[weighted]
+    )
+    counts = Denominators(6.0, 0.0, 4.0, 2.0, others={"every": TargetCounts(10.0, 4.0, 10.0)})
+    batch = RolloutBatch(
+        rows(POLICY_IDS, POLICY_ROLES, [0, 0], [0.0, 0.0]),
+        rows(QUESTION_IDS, QUESTION_ROLES, [2, 2]),
+        counts,
+        0,
+        True,
+    )
+    weights = {"kl": 0.0, "entropy": 0.0, "value": 0.0, "every": 1.0}
+    term = module._terms.of(batch, weights, measure_kl=False)["every"]
+    known = [
+        *at_target(policy, POLICY_IDS, 0, [4, 5, 10, 11]),
+        *at_target(policy, POLICY_IDS, 1, [4, 5]),
+        *at_target(policy, QUESTION_IDS, 0, [8, 9]),
+        *at_target(policy, QUESTION_IDS, 1, [8, 9]),
+    ]
+    assert float(term.value) == pytest.approx(-sum(known) / 10, abs=1e-5)
+    assert float(term.metrics["nats"]) == pytest.approx(float(term.value), abs=1e-6)

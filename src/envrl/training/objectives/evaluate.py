@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -20,7 +20,6 @@ def objective_terms(
     states: RowStates,
     counts: Denominators,
     weights: Mapping[str, float],
-    have: Collection[str] = (),
 ) -> dict[str, LossTerm]:
     """Terms of the objectives that have targets in these rows; those of weight 0 without gradients.
 
@@ -31,7 +30,6 @@ def objective_terms(
         states: Their hidden states.
         counts: Target counts of the whole update.
         weights: Weight of every objective.
-        have: Objectives that other rows of the micro-batch have given a term already.
 
     Returns:
         Terms by name.
@@ -39,7 +37,7 @@ def objective_terms(
     terms = {}
     for objective in objectives:
         own = counts.of(objective.name)
-        if objective.name in have or not own.tokens > 0:
+        if not own.tokens > 0:
             continue
         mask = objective.mask(rows)
         if not bool(mask.any()):
