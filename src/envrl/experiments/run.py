@@ -119,6 +119,7 @@ def build(config: RunConfig, ranks: Ranks = ALONE) -> Parts:
         config.batch,
         config.sampling.temperature,
         config.seed,
+        config.sampling.max_context,
     )
     source = RolloutSource(
         policy,
@@ -257,4 +258,9 @@ def _left_behind(
     """A run's record, the checkpoint to go on from, its iterations, and what is to be said of it."""
     record = existing_record(path, config)
     found = newest_checkpoint(path.parent)
+    if found is not None and record is None:
+        raise DataFault(
+            f"{path.parent} holds a checkpoint and no {path.name}, which says of what run it is; put that "
+            "file back, or remove the folder to run it anew"
+        )
     return (record, found.path, found.completed, found.note) if found else (record, None, None, None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from envrl.envs.webshop.actions import SEARCH_PLACEHOLDER
 from envrl.policy.batch import RowKind
 from envrl.policy.chat import ChatMarkup
 from envrl.prompts.render import without_banner
@@ -60,9 +61,9 @@ def altered_actions(
 ) -> list[str]:
     """The action each state-prediction question shows: the true one, none, or another one.
 
-    ``replace_action`` draws from the other admissible actions of the same observation. Where the
-    environment names no other, it draws from the actions done elsewhere in the iteration; if all are the
-    same, the true one stays.
+    ``replace_action`` draws from the other admissible actions of the same observation that are real ones:
+    no ``help``, which no prompt lists, and no placeholder of a search. Where there is no other, it draws
+    from the actions done elsewhere in the iteration; if all are the same, the true one stays.
     """
     if auxiliary.control == "drop_action":
         return [""] * len(actions)
@@ -71,7 +72,8 @@ def altered_actions(
     done = sorted(set(actions))
     found = []
     for action, offered in zip(actions, admissible, strict=True):
-        others = [a for a in offered if a != action] or [a for a in done if a != action] or [action]
+        real = [a for a in offered if a not in ("help", SEARCH_PLACEHOLDER)]
+        others = [a for a in real if a != action] or [a for a in done if a != action] or [action]
         found.append(others[int(rng.integers(len(others)))])
     return found
 
@@ -93,6 +95,7 @@ def control_transcript_rows(
     auxiliary: AuxiliaryRows,
     rng: np.random.Generator,
     pairing: Pairing,
+    max_tokens: int | None = None,
 ) -> list[TokenRow]:
     """Rows of a control for state prediction that is read off policy rows.
 
@@ -101,7 +104,7 @@ def control_transcript_rows(
     tokens, permuted by content.
     """
     plain = replace(auxiliary, shuffle_targets=False, control="none")
-    true_rows = policy_rows(groups, chat, rollout, plain)
+    true_rows = policy_rows(groups, chat, rollout, plain, max_tokens=max_tokens)
     trajectories = [t for group in groups for t in group.trajectories]
     if auxiliary.control in ("drop_action", "replace_action"):
         edits = _action_edits(true_rows, trajectories, chat, auxiliary, rng)

@@ -6,8 +6,9 @@ it in the place where the policy read it, and the last one at the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from envrl.policy.batch import RowKind
 from envrl.policy.chat import ChatMarkup, TokenSpan
@@ -17,6 +18,9 @@ from envrl.rollout.turns import Turn, answer_roles, overlong_penalty, turn_of
 from envrl.types import Finish, Group, Role, StopReason, Trajectory, Transition
 
 NOOP = "Nothing happens."
+
+_Ending = Callable[[Transition, int], TokenSpan]
+"""What follows the last action of a row that has so many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +102,16 @@ def policy_rows(
     auxiliary: AuxiliaryRows,
     *,
     observe: bool = False,
+    max_tokens: int | None = None,
 ) -> list[TokenRow]:
     """Policy rows of an iteration, in the order of groups, trajectories and steps.
 
     With ``observe`` every row also holds the observations that followed its actions, the one after its
     last action appended, and says where (``TokenRow.observed``); they stand behind all that the policy
     wrote, or where it read them, so nothing it did is seen differently.
+
+    The observation after the last action, which the policy never read, is left out where the row would have
+    more than ``max_tokens`` tokens with it.
 
     Episodes that ended by a fault of the environment give no rows: their score would blame the policy.
     Observation tokens keep their role only where state prediction reads them off the policy rows.
@@ -114,7 +122,8 @@ def policy_rows(
         for trajectory in group.trajectories:
             if trajectory.stop is not StopReason.ENV_FAULT and trajectory.transitions:
                 make = _transcript_rows if rollout.layout == "transcript" else _step_rows
-                made = make(trajectory, chat, rollout, auxiliary, observe)
+                ending = partial(_ending, chat=chat, max_tokens=max_tokens)
+                made = make(trajectory, ending, rollout, auxiliary, observe)
                 rows += [replace(r, group=group_number, trajectory=number) for r in made]
             number += 1
     return rows
@@ -129,7 +138,7 @@ def _score(trajectory: Trajectory, rollout: RolloutSettings, own: Sequence[Trans
 
 def _step_rows(
     trajectory: Trajectory,
-    chat: ChatMarkup,
+    ending: _Ending,
     rollout: RolloutSettings,
     auxiliary: AuxiliaryRows,
     observe: bool,
@@ -146,16 +155,18 @@ def _step_rows(
             policy_version=g.policy_version,
             turns=(turn_of(transition, len(g.prompt_ids), rollout),),
         )
-        rows.append(_with_ending(row, _ending(transition, chat), number) if observe else row)
+        rows.append(_with_ending(row, ending(transition, len(row.token_ids)), number) if observe else row)
     return rows
 
 
-def _ending(transition: Transition, chat: ChatMarkup) -> TokenSpan:
-    """What the environment answered, as it follows the policy's own tokens."""
-    return chat.last_observation(
+def _ending(transition: Transition, length: int, *, chat: ChatMarkup, max_tokens: int | None) -> TokenSpan:
+    """What the environment answered, as it follows the policy's own tokens; nothing if it does not fit."""
+    answered = chat.last_observation(
         without_banner(transition.next_observation.text),
         answer_ended=transition.generation.finish is Finish.END,
     )
+    fits = max_tokens is None or length + len(answered.token_ids) <= max_tokens
+    return answered if fits else TokenSpan((), b"")
 
 
 def _with_ending(row: TokenRow, ending: TokenSpan, number: int) -> TokenRow:
@@ -179,7 +190,7 @@ def _observed(roles: bytes, offset: int, number: int) -> list[ObservedSpan]:
 
 def _transcript_rows(
     trajectory: Trajectory,
-    chat: ChatMarkup,
+    ending: _Ending,
     rollout: RolloutSettings,
     auxiliary: AuxiliaryRows,
     observe: bool,
@@ -204,12 +215,12 @@ def _transcript_rows(
         logprobs += (0.0,) * len(given) + g.logprobs
     last_is_target = read_off and is_sp_target(transitions[-1], True, auxiliary)
     if last_is_target or observe:
-        ending = _ending(transitions[-1], chat)
+        last = ending(transitions[-1], len(ids))
         if observe:
-            observed += _observed(ending.roles, len(ids), len(transitions) - 1)
-        ids += ending.token_ids
-        roles += ending.roles if last_is_target else _without_observations(ending.roles)
-        logprobs += (0.0,) * len(ending.token_ids)
+            observed += _observed(last.roles, len(ids), len(transitions) - 1)
+        ids += last.token_ids
+        roles += last.roles if last_is_target else _without_observations(last.roles)
+        logprobs += (0.0,) * len(last.token_ids)
     version = transitions[0].generation.policy_version
     score = _score(trajectory, rollout, transitions)
     row = TokenRow(RowKind.POLICY, ids, roles, logprobs, score, policy_version=version, turns=turns)

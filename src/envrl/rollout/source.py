@@ -77,6 +77,8 @@ class SourceSettings:
     batch: BatchSettings
     temperature: float
     seed: int
+    max_context: int | None = None
+    """Most tokens of a row; None: as many as it takes."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ class RolloutSource:
         groups, rollout = played.groups, self._settings.rollout
         wanted, auxiliary = self._learning.wanted(iteration), self._settings.auxiliary
         readers = [objective for objective in wanted.others if objective.reads_policy_rows]
-        laid_out = policy_rows(groups, self._chat, rollout, auxiliary, observe=bool(readers))
+        most = self._settings.max_context
+        laid_out = policy_rows(groups, self._chat, rollout, auxiliary, observe=bool(readers), max_tokens=most)
         rows, credit_metrics = self._learning.credit(laid_out, self._chat.pad_id)
         for objective in readers:
             rows = marked_rows(rows, objective, lived_transitions(groups, auxiliary))
@@ -247,7 +250,9 @@ class RolloutSource:
             if s.auxiliary.sp_rows == "questions":
                 rows += state_prediction_rows(groups, self._chat, s.prompt, s.auxiliary, rng, pairing)
             elif s.auxiliary.altered:
-                rows += control_transcript_rows(groups, self._chat, s.rollout, s.auxiliary, rng, pairing)
+                rows += control_transcript_rows(
+                    groups, self._chat, s.rollout, s.auxiliary, rng, pairing, s.max_context
+                )
         if wanted.inverse_dynamics:
             rng = generator(s.seed, "iteration", iteration, "inverse-dynamics")
             rows += inverse_dynamics_rows(groups, self._chat, s.prompt, s.auxiliary, rng, pairing)

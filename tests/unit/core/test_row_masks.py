@@ -72,6 +72,37 @@ def test_a_transcript_is_one_row_with_a_role_for_every_token() -> None:
     assert row.score == 10.0
 
 
+@pytest.mark.parametrize(("most", "whole"), [(23, True), (22, False), (None, True)])
+def test_the_observation_after_the_last_action_must_fit_the_row(most: int | None, whole: bool) -> None:
+    for observe in (False, True):
+        (row,) = policy_rows(
+            [episode("transcript")],
+            CHAT,
+            RolloutSettings(),
+            AuxiliaryRows(),
+            observe=observe,
+            max_tokens=most,
+        )
+        assert row.token_ids == (TRANSCRIPT_IDS if whole else TRANSCRIPT_IDS[:-3])
+        assert tuple(row.roles) == TRANSCRIPT_ROLES[: len(row.token_ids)]
+        assert len(row.logprobs) == len(row.token_ids)
+        assert len(row.observed) == (0 if not observe else 3 if whole else 2)
+
+
+def test_the_observation_behind_a_step_must_fit_its_row() -> None:
+    rows = policy_rows(
+        [episode("steps")],
+        CHAT,
+        RolloutSettings(layout="steps"),
+        AuxiliaryRows(sp_rows="questions"),
+        observe=True,
+        max_tokens=9,
+    )
+    # <user> start room <assistant> go <end>, and three tokens of what was seen; the next prompts are longer.
+    assert [len(row.observed) for row in rows] == [1, 0, 0]
+    assert len(rows[0].token_ids) == 9
+
+
 def test_the_cut_off_answer_is_marked_and_the_others_are_not() -> None:
     finishes = [t.generation.finish for t in episode("transcript").trajectories[0].transitions]
     assert finishes == [Finish.END, Finish.LENGTH, Finish.END]
