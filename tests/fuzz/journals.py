@@ -47,6 +47,7 @@ def _journal(folder: Path) -> Run:
     (own / "adapter").mkdir(parents=True)
     (own / "adapter" / "weights").write_text("w")
     (own / "link").symlink_to(folder)
+    (folder / "secret").write_text("s")
     path, aside = journal_path(own, _RUN), own / f"mlflow_unsent_{_RUN}.refused.jsonl"
 
     def run(data: bytes) -> None:
@@ -82,9 +83,17 @@ def _journal_seeds() -> list[bytes]:
         {"kind": "inputs", "datasets": [{"dataset": dataset, "context": "training"}]},
         {"kind": "status", "status": "FINISHED", "time": 5000},
     ]
-    numbered = [{"id": number, "entry": entry} for number, entry in enumerate(entries, 1)]
-    lines = [json.dumps(content).encode() + b"\n" for content in (owner, *numbered)]
-    return [b"".join(lines), b"".join([*lines, b'{"done": 1}\n', b'{"id": 9, "en'])]
+    elsewhere: list[dict[str, Any]] = [
+        {"kind": "artifact", "path": f"{_FOLDER}/../secret", "folder": "got"},
+        {"kind": "artifact", "path": f"{_FOLDER}/link/secret", "folder": None},
+        {"kind": "text", "text": "t", "name": "../../hello.txt"},
+    ]
+
+    def lines(entries: list[dict[str, Any]]) -> bytes:
+        numbered = [{"id": number, "entry": entry} for number, entry in enumerate(entries, 1)]
+        return b"".join(json.dumps(content).encode() + b"\n" for content in (owner, *numbered))
+
+    return [lines(entries), lines(elsewhere), lines(entries) + b'{"done": 1}\n{"id": 9, "en']
 
 
 TARGETS: dict[str, Target] = {"journal": Target(_journal, _journal_seeds, JSON_WORDS + _WORDS)}

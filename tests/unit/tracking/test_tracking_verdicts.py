@@ -50,9 +50,18 @@ def test_what_a_server_answers_that_is_away_or_fails(
     assert (is_away(caught.value), is_failing(caught.value)) == (away, failing)
 
 
-@pytest.mark.parametrize("code", ["INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "NOT_IMPLEMENTED"])
-def test_what_a_server_answers_that_refuses(code: str) -> None:
-    assert not is_away(RestException({"error_code": code, "message": "no"}))
+@pytest.mark.parametrize(
+    ("code", "away", "failing"),
+    [
+        *(("TEMPORARILY_UNAVAILABLE", True, False), ("DEADLINE_EXCEEDED", True, False)),
+        *(("REQUEST_LIMIT_EXCEEDED", True, False), ("INTERNAL_ERROR", True, True)),
+        *(("INVALID_PARAMETER_VALUE", False, False), ("RESOURCE_DOES_NOT_EXIST", False, False)),
+        ("NOT_IMPLEMENTED", False, False),
+    ],
+)
+def test_what_a_server_says_of_itself(code: str, away: bool, failing: bool) -> None:
+    fault = RestException({"error_code": code, "message": "so it is"})
+    assert (is_away(fault), is_failing(fault)) == (away, failing)
 
 
 def test_a_store_nobody_listens_at_and_a_database_that_fails_are_away(store: Store, tmp_path: Path) -> None:
