@@ -19,11 +19,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
+from envrl.errors import PolicyFault
+
 PACKED = "envrl_packed"
 """Name under which transformers knows :func:`attend`."""
 
 _FILL = 0.8
 """Rows share an attention call if the shorter fills at least this share of the longer."""
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 @dataclass(frozen=True)
@@ -197,13 +201,70 @@ def _repeated(heads: Tensor, repeats: int) -> Tensor:
     return heads[:, :, None].expand(rows, number, repeats, width, size).reshape(rows, -1, width, size)
 
 
-def attends_to_all(model: PreTrainedModel) -> bool:
-    """Whether every layer looks at all tokens before: packed rows know no windows."""
+@dataclass(frozen=True)
+class Reach:
+    """How far back the layers of a model look.
+
+    Attributes:
+        window: Tokens that a layer with a window looks at, the asking one among them; None: no layer has one.
+        mixed: Layers are of several kinds, and the model takes a mask for each.
+    """
+
+    window: int | None
+    mixed: bool
+
+    @staticmethod
+    def of(model: PreTrainedModel) -> Reach:
+        """As the model's configuration says.
+
+        Raises:
+            PolicyFault: There are layers that neither look at all tokens before nor through a window.
+        """
+        config = model.config.get_text_config()
+        kinds = _layer_kinds(model)
+        other = sorted(kinds - {_FULL, _SLIDING})
+        if other:
+            raise PolicyFault(
+                f"policy.model '{config.name_or_path or type(model).__name__}' has layers of the kind "
+                f"{other[0]}, and the sampler knows {_FULL} and {_SLIDING} only; use another model, or draw "
+                "on a server with sampling.server.url"
+            )
+        window = int(config.sliding_window) if _SLIDING in kinds else None
+        return Reach(window, getattr(config, "layer_types", None) is not None)
+
+    def masks(self, mask: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
+        """What the model takes as its attention mask.
+
+        Args:
+            mask: The causal one, ``[rows, 1, width, visible]``.
+            positions: Of the asking tokens, ``[rows, width]``.
+        """
+        if self.window is None:
+            return mask
+        visible = mask.shape[-1]
+        keys = torch.arange(visible, device=mask.device)
+        # Filler far behind the last key has to see something: a row without a true entry gives NaN.
+        last = positions.clamp(max=visible - 1)[:, None, :, None]
+        near = mask & (keys > last - self.window)
+        return {_FULL: mask, _SLIDING: near} if self.mixed else near
+
+
+def _layer_kinds(model: PreTrainedModel) -> set[str]:
+    """Names of transformers for what the model's layers do with the tokens before."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
-        return set(kinds) == {"full_attention"}
-    return getattr(config, "sliding_window", None) is None
+        return set(kinds)
+    if getattr(model, "_is_stateful", False):
+        return {"recurrent"}
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return {"chunked_attention"}
+    return {_FULL if getattr(config, "sliding_window", None) is None else _SLIDING}
+
+
+def attends_to_all(model: PreTrainedModel) -> bool:
+    """Whether every layer looks at all tokens before: packed rows know no windows."""
+    return _layer_kinds(model) == {_FULL}
 
 
 AttentionInterface.register(PACKED, attend)

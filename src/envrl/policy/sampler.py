@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from envrl.errors import PolicyFault
-from envrl.policy.attention import PACKED
+from envrl.policy.attention import PACKED, Reach
 from envrl.policy.cache import RaggedCache
 from envrl.policy.settings import SamplingSettings
 from envrl.types import Finish
@@ -63,10 +63,14 @@ class CachedSession:
         model: A causal language model, adapters merged or active.
         rows: Number of sequences.
         end_id: End-of-turn token.
+
+    Raises:
+        PolicyFault: The model has layers whose state is not the keys and values of the tokens before.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int, end_id: int) -> None:
         self._model = model
+        self._reach = Reach.of(model)
         self._decoder: nn.Module = model.get_decoder()
         head = model.get_output_embeddings()
         assert head is not None
@@ -235,14 +239,23 @@ class CachedSession:
         return self._head(hidden[:, 0])  # type: ignore[no-any-return]
 
     def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor, **options: Any) -> Tensor:
-        output = self._decoder(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            **options,
-        )
+        try:
+            output = self._decoder(
+                input_ids=ids,
+                position_ids=positions,
+                attention_mask=self._reach.masks(mask, positions),
+                past_key_values=self._cache,
+                use_cache=True,
+                **options,
+            )
+        except AttributeError as error:
+            if error.obj is not self._cache:
+                raise
+            raise PolicyFault(
+                f"policy.model can't be sampled: {type(self._model).__name__} asks its cache for "
+                f"'{error.name}', and the sampler's holds keys and values only; use another model, or draw "
+                "on a server with sampling.server.url"
+            ) from error
         return output.last_hidden_state  # type: ignore[no-any-return]
 
 
