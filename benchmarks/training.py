@@ -187,6 +187,17 @@ def padded_update(parts: Parts, batches: Sequence[RolloutBatch]) -> Callable[[],
     return run
 
 
+def policy_batches(parts: Parts, *, padded: bool) -> list[RolloutBatch]:
+    """Micro-batches of an iteration's policy rows, put together as an update with or without padding needs.
+
+    The rows are the same: with padding those of like length come together, without it those that begin alike.
+    """
+    packs, parts.policy.packs = parts.policy.packs, not padded
+    batches = [replace(batch, questions=None) for batch in parts.source.collect(0, 0).batches]
+    parts.policy.packs = packs
+    return batches
+
+
 def updates(repeats: int) -> Numbers:
     """The update beside one on padded rows."""
     numbers: Numbers = {}
@@ -197,9 +208,9 @@ def updates(repeats: int) -> Numbers:
     ):
         # Every row is computed, as the other does it.
         config, parts = made(case, **{"loss.entropy_coefficient": 0.0, "batch.skip_flat": False})
-        batches = [replace(b, questions=None) for b in parts.source.collect(0, 0).batches]
+        batches, alike = policy_batches(parts, padded=False), policy_batches(parts, padded=True)
         plain = build(configuration(replace(case, changes={**case.changes, "policy.packed": False})))
-        own, padded = update(parts, batches, config.batch.micro_batches), padded_update(plain, batches)
+        own, padded = update(parts, batches, config.batch.micro_batches), padded_update(plain, alike)
         a, b = least(repeats, own, padded)
         tokens = useful_tokens(batches)
         numbers |= {
@@ -214,7 +225,7 @@ def _peak(padded: bool, pipe: Any) -> None:
     """In a process of its own: the most memory during an update beyond that before it, MiB."""
     torch.set_num_threads(1)
     config, parts = made(WEBSHOP)
-    batches = [replace(b, questions=None) for b in parts.source.collect(0, 0).batches]
+    batches = policy_batches(parts, padded=padded)
     plain = build(configuration(replace(WEBSHOP, changes={"policy.packed": False})))
     run = padded_update(plain, batches) if padded else update(parts, batches, config.batch.micro_batches)
     before = psutil.Process().memory_info().rss / 2**20
