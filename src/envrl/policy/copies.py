@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
+
+from envrl.errors import PolicyFault
+from envrl.policy.settings import PolicySettings
 
 _ADAPTER = "default"
 
@@ -35,3 +39,23 @@ def merge_into(copied: PreTrainedModel, trained: PreTrainedModel) -> None:
             target = copied.get_submodule(name)
             base = module.get_base_layer().weight
             target.weight.copy_(base + module.get_delta_weight(_ADAPTER))
+
+
+def refuse_shared(model: nn.Module, settings: PolicySettings) -> None:
+    """Refuses adapters on a weight that another layer uses too, as an embedding and a head that are tied.
+
+    An adapter stands beside one of the two. Merged into the weight, it would be in both.
+
+    Raises:
+        PolicyFault: There are such adapters.
+    """
+    uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        if any(uses[id(weight)] > 1 for weight in module.get_base_layer().parameters()):
+            raise PolicyFault(
+                f"policy.lora.targets '{settings.lora.targets}' puts an adapter on {name}, whose weight "
+                f"another layer of '{settings.model}' uses too (tie_word_embeddings), so it can't be merged; "
+                "leave that layer out"
+            )

@@ -22,7 +22,7 @@ from envrl.errors import PolicyFault
 from envrl.policy.attention import PACKED, attends_to_all
 from envrl.policy.batch import RowBatch
 from envrl.policy.chat import ChatMarkup
-from envrl.policy.copies import frozen_copy, merge_into, moved
+from envrl.policy.copies import frozen_copy, merge_into, moved, refuse_shared
 from envrl.policy.packing import pack
 from envrl.policy.reading import (
     UNTRUSTED,
@@ -61,6 +61,9 @@ class Policy(nn.Module):
         settings: What it was loaded from.
         packs: What rows of an update begin with alike is computed once.
         pieces: What its layers are cut into pieces by (:meth:`divide`); None while they are whole.
+
+    Raises:
+        PolicyFault: Adapters are asked for on a weight that two layers share.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Policy(nn.Module):
             if settings.merge_for_sampling and not settings.quantised and not to_divide:
                 self._sampling_copy = [frozen_copy(base)]
             self.model: nn.Module = get_peft_model(base, lora_config(settings.lora))
+            refuse_shared(base, settings)
         else:
             self.model = base
         self.packs = settings.packed and attends_to_all(base)
@@ -268,7 +272,8 @@ def load_policy(settings: PolicySettings, *, to_divide: bool = False) -> Policy:
             from: adapters are merged where the layers stand.
 
     Raises:
-        PolicyFault: The model can't be found or read, or the hardware can't do what was asked.
+        PolicyFault: The model can't be found or read, the hardware can't do what was asked, or adapters don't
+            fit the model.
     """
     source = model_source(settings.model)
     if settings.quantised:

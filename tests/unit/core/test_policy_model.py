@@ -331,6 +331,26 @@ def test_adapters_on_layers_that_do_not_exist() -> None:
         policy_of(checkpoint(), lora=adapters(targets="foo"))
 
 
+@pytest.mark.parametrize("targets", ["lm_head", "embed_tokens", "q_proj,lm_head"])
+@pytest.mark.parametrize("merge", [True, False])
+def test_adapters_on_a_weight_that_embedding_and_head_share(targets: str, merge: bool) -> None:
+    layer = targets.removeprefix("q_proj,")
+    with pytest.raises(PolicyFault, match=rf"policy\.lora\.targets '{targets}' puts an .* \S*{layer}, "):
+        policy_of(checkpoint(), lora=adapters(targets=targets), merge_for_sampling=merge)
+
+
+def test_adapters_on_a_head_of_its_own(tmp_path: Path) -> None:
+    loaded = policy_of(checkpoint(), lora=LoraSettings(enabled=False))
+    loaded.causal.config.tie_word_embeddings = False
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(loaded.causal.config).save_pretrained(tmp_path)
+    loaded.chat.tokenizer.save_pretrained(tmp_path)
+    policy = policy_of(tmp_path, lora=adapters(targets="q_proj,lm_head"))
+    nudge(policy)
+    assert torch.allclose(plain_scores(policy.sampling_model()), scores(policy), atol=1e-4)
+
+
 def test_impossible_settings() -> None:
     with pytest.raises(ConfigFault, match="choose one"):
         PolicySettings(load_in_4bit=True, load_in_8bit=True)
