@@ -7,6 +7,7 @@ link is followed to it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -123,7 +124,9 @@ class Journal:
         """Marks the oldest entry as delivered. Lost in a crash, it is only delivered again."""
         assert self._waiting[0][0] == number
         self._waiting.popleft()
-        self._write({"done": number}, sync=False)
+        # A full disk must not stop the delivery that would make room on it.
+        with contextlib.suppress(OSError):
+            self._write({"done": number}, sync=False)
 
     def refuse(self, entry: Entry, reason: str) -> Path:
         """Puts an entry aside that MLflow will never take; returns the file it is kept in."""

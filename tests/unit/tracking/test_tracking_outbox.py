@@ -266,3 +266,25 @@ def test_a_broken_or_foreign_journal_is_named(store: Store, tmp_path: Path) -> N
     with pytest.raises(DataFault, match=r"can't be reached .*1 log call stay"):
         deliver(path, f"http://127.0.0.1:{free_port()}", foreign=True)
     assert len(Journal(path)) == 1
+
+
+def test_a_disk_that_fills_up_while_values_are_delivered_does_not_stop_the_delivery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"status": 503}
+    write = Journal._write
+
+    def full(self: Journal, content: dict[str, Any], *, sync: bool = True) -> int:
+        if "done" in content:
+            raise OSError(28, "No space left on device")
+        return write(self, content, sync=sync)
+
+    with false_server(lambda: state["status"]) as uri:
+        box = Outbox(remote(tmp_path, uri), RUN, tmp_path, "grpo/seed_0")
+        for number in range(3):
+            box.put(points("train/loss", float(number)))
+        monkeypatch.setattr(Journal, "_write", full)
+        state["status"] = 200
+        assert box.close(10.0)
+    assert journals_below(tmp_path) == []
+    assert "MLflow is back, 3 log calls delivered" in capsys.readouterr().err
