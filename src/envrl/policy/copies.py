@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -36,9 +36,17 @@ def merge_into(copied: PreTrainedModel, trained: PreTrainedModel) -> None:
     """Writes base weight + adapter update of every adapted layer into the sampling copy."""
     for name, module in trained.named_modules():
         if isinstance(module, LoraLayer):
-            target = copied.get_submodule(name)
-            base = module.get_base_layer().weight
-            target.weight.copy_(base + module.get_delta_weight(_ADAPTER))
+            # Experts have several weights and an adapter for each, one around the other.
+            target = copied.get_submodule(name.replace(".base_layer", ""))
+            weight = adapted_weight(module)
+            getattr(target, weight).copy_(
+                getattr(module.get_base_layer(), weight) + module.get_delta_weight(_ADAPTER)
+            )
+
+
+def adapted_weight(module: LoraLayer) -> str:
+    """Name of the weight, in the layer that an adapter stands beside, to which it adds."""
+    return module.parameter_name if isinstance(module, ParamWrapper) else "weight"
 
 
 def refuse_shared(model: nn.Module, settings: PolicySettings) -> None:

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from envrl.errors import PolicyFault
+from envrl.policy.copies import adapted_weight
 from envrl.policy.parts import is_piece
 from envrl.policy.ranks import together
 
@@ -51,7 +52,9 @@ class Pieces:
                 # Torch prepares itself in the first pass, which a process without games would not make.
                 decoder(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False)
         # An adapter beside a layer that is not cut would be added to it for good.
-        self._mergeable = [m for m in _adapted(policy) if is_piece(m.get_base_layer().weight)]
+        self._mergeable = [
+            m for m in _adapted(policy) if is_piece(getattr(m.get_base_layer(), adapted_weight(m)))
+        ]
         self._open = False
 
     @contextmanager

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MixtralConfig,
+    OlmoeConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from envrl.errors import ConfigFault, PolicyFault
 from envrl.policy.model import Policy, load_policy
@@ -264,6 +272,42 @@ def test_chat_models_of_other_families_are_sampled_and_trained_alike(
         logprobs = scores_of[0].log_softmax(-1)
         expected = [float(logprobs[len(given) - 1 + n, t]) for n, t in enumerate(answer.token_ids)]
         assert answer.logprobs == pytest.approx(expected, abs=1e-4)
+    policy.save_merged(tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert torch.allclose(plain_scores(merged), scores(policy), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [MixtralConfig, OlmoeConfig])
+def test_adapters_of_experts_are_merged_into_the_copy_and_the_export(
+    kind: type[PretrainedConfig], tmp_path: Path
+) -> None:
+    tokenizer = chatml_tokenizer()
+    config = kind(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_experts_per_tok=2,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **({"num_local_experts": 4, "sliding_window": None} if kind is MixtralConfig else {"num_experts": 4}),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    policy = policy_of(tmp_path / "model", lora=adapters())
+    fresh = scores(policy)
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if weight.requires_grad and ".experts." in name:
+                weight += 0.2
+    assert float((scores(policy) - fresh).abs().max()) > 0.01
+    assert policy.sampling_model() is not policy.causal
+    assert torch.allclose(plain_scores(policy.sampling_model()), scores(policy), atol=1e-4)
     policy.save_merged(tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     assert torch.allclose(plain_scores(merged), scores(policy), atol=1e-4)
