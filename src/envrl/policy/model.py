@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from envrl.errors import PolicyFault
 from envrl.policy.attention import PACKED, attends_to_all
@@ -32,10 +32,12 @@ from envrl.policy.reading import (
     lora_config,
     quantisation,
     quiet,
+    read_config,
     read_tokenizer,
     reading,
     require_bitsandbytes,
 )
+from envrl.policy.sampler import evaluation_mode
 from envrl.policy.settings import TINY_CHECKPOINT, LoraSettings, PolicySettings, model_source
 from envrl.policy.states import RowStates
 
@@ -162,14 +164,14 @@ class Policy(nn.Module):
 
     @contextmanager
     def reference(self) -> Iterator[Policy]:
-        """The policy as it was before training (adapters off), without gradients.
+        """The policy as it was before training (adapters off), in evaluation mode and without gradients.
 
         Raises:
             PolicyFault: All parameters are trained and no copy was kept (see :meth:`keep_reference`).
         """
         with torch.no_grad():
             if isinstance(self.model, PeftModel):
-                with self.model.disable_adapter():
+                with evaluation_mode(self.model), self.model.disable_adapter():
                     yield self
                 return
             if not self._reference_copy:
@@ -260,11 +262,14 @@ def check_policy(settings: PolicySettings) -> None:
         require_bitsandbytes(settings)
     with reading(settings):
         read_tokenizer(source)
-        AutoConfig.from_pretrained(source, trust_remote_code=False)
+        read_config(source)
 
 
 def load_policy(settings: PolicySettings, *, to_divide: bool = False) -> Policy:
     """Loads model, tokenizer and adapters.
+
+    Dropout that the model's own configuration asks for is off (GPT-2: 0.1), in training too: sampler, trainer
+    and reference have to be one policy. That of the adapters is the setting ``policy.lora.dropout``.
 
     Args:
         settings: What to load.
@@ -282,6 +287,7 @@ def load_policy(settings: PolicySettings, *, to_divide: bool = False) -> Policy:
         tokenizer = read_tokenizer(source)
         base = AutoModelForCausalLM.from_pretrained(
             source,
+            config=read_config(source),
             dtype=load_dtype(settings),
             quantization_config=quantisation(settings),
             # The sampler passes a boolean mask, which eager attention would add to the scores.

@@ -15,8 +15,10 @@ from huggingface_hub.errors import HFValidationError
 from peft import LoraConfig
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -42,6 +44,25 @@ def read_tokenizer(source: str) -> PreTrainedTokenizerBase:
     if named in _GENERAL_TOKENIZERS:
         return cast(PreTrainedTokenizerBase, PreTrainedTokenizerFast.from_pretrained(source))
     return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+
+
+def read_config(source: str) -> PreTrainedConfig:
+    """Loads the model's configuration, with every noise that it adds in training at 0.
+
+    A policy gradient compares the trained policy with the one that was sampled from. Dropout of the base
+    model, or jitter of a router, would make them differ before anything is learned.
+    """
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    _silence(config)
+    return cast(PreTrainedConfig, config)
+
+
+def _silence(config: PreTrainedConfig) -> None:
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            _silence(value)
+        elif isinstance(value, float) and ("drop" in name or "jitter" in name):
+            setattr(config, name, 0.0)
 
 
 @contextmanager

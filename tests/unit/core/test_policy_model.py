@@ -12,9 +12,12 @@ import torch
 from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3Config,
+    GPT2Config,
     LlamaConfig,
     MixtralConfig,
     OlmoeConfig,
+    PhimoeConfig,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -22,6 +25,7 @@ from transformers import (
 
 from envrl.errors import ConfigFault, PolicyFault
 from envrl.policy.model import Policy, load_policy
+from envrl.policy.reading import read_config
 from envrl.policy.sampler import CachedSession
 from envrl.policy.settings import LoraSettings, PolicySettings
 from envrl.types import Message
@@ -311,6 +315,53 @@ def test_adapters_of_experts_are_merged_into_the_copy_and_the_export(
     policy.save_merged(tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     assert torch.allclose(plain_scores(merged), scores(policy), atol=1e-4)
+
+
+@pytest.mark.parametrize("lora", [adapters(), LoraSettings(enabled=False)], ids=["adapters", "all weights"])
+def test_dropout_of_the_base_model_is_off_in_training_and_in_the_reference(
+    lora: LoraSettings, tmp_path: Path
+) -> None:
+    tokenizer = chatml_tokenizer()
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    assert (config.attn_pdrop, config.embd_pdrop, config.resid_pdrop) == (0.1, 0.1, 0.1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    policy = policy_of(tmp_path, lora=lora)
+    policy.keep_reference()
+    policy.eval()
+    sampled = scores(policy)
+    policy.train()
+    assert torch.equal(scores(policy), sampled)
+    with policy.reference() as reference:
+        assert torch.allclose(scores(reference), sampled, atol=1e-5)
+    assert policy.model.training
+
+
+def test_noise_of_configurations_within_a_configuration_is_off(tmp_path: Path) -> None:
+    config = Gemma3Config(
+        text_config={"num_hidden_layers": 1, "attention_dropout": 0.3},
+        vision_config={"attention_dropout": 0.2},
+    )
+    config.save_pretrained(tmp_path)
+    loaded = read_config(str(tmp_path))
+    assert loaded.text_config.attention_dropout == 0
+    assert loaded.vision_config.attention_dropout == 0
+    assert loaded.text_config.rms_norm_eps == config.text_config.rms_norm_eps
+    PhimoeConfig(router_jitter_noise=0.01).save_pretrained(tmp_path)
+    assert read_config(str(tmp_path)).router_jitter_noise == 0
+
+
+def test_adapters_keep_the_dropout_of_their_setting_and_the_reference_has_none() -> None:
+    policy = policy_of(checkpoint(), lora=adapters(dropout=0.5))
+    nudge(policy)
+    policy.train()
+    assert not torch.equal(scores(policy), scores(policy))
+    with policy.reference() as reference:
+        assert not reference.model.training
+        assert torch.equal(scores(reference), scores(reference))
+    assert policy.model.training
 
 
 def test_bfloat16_is_kept() -> None:
