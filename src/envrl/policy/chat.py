@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +13,16 @@ from envrl.types import FollowUp, Message, Role
 
 _MOST_REMEMBERED = 20_000
 _ANSWER, _NEXT, _FIRST = "ANSWERMARK", "NEXTMARK", "FIRSTMARK"
+_TODAY = datetime(2024, 7, 26)
+"""The date for templates that write one: that of Llama's templates where they know no clock."""
+_DIRECTIVES = "a A b B c d -d e f F H I j m -m M p S T w x X y Y"
+# transformers hands no function on to a template, so a macro takes the place of the one that it offers. The
+# line break at its end is what Jinja drops behind a block: the template itself begins as it did.
+_CLOCK = (
+    "{%- macro strftime_now(format) -%}{{- format"
+    + "".join(f" | replace('%{d}', '{_TODAY.strftime('%' + d)}')" for d in _DIRECTIVES.split())
+    + " -}}{%- endmacro %}\n"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,9 @@ def span(token_ids: Sequence[int], role: Role) -> TokenSpan:
 
 class ChatMarkup:
     """Turns messages into token ids with the tokenizer's own chat template.
+
+    A template that writes today's date gets 26 July 2024 on every day: a run that is resumed on another day
+    makes the same prompts, and a conversation that lasts past midnight keeps its own.
 
     Args:
         tokenizer: A tokenizer with a chat template and an end-of-turn token (``eos_token``).
@@ -116,7 +130,13 @@ class ChatMarkup:
 
     def _template(self, messages: Sequence[Message], *, generate: bool) -> str:
         chat = [{"role": m.role, "content": m.content} for m in messages]
-        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate))
+        template = self.tokenizer.get_chat_template()
+        if "strftime_now" in template:
+            template = _CLOCK + template
+        text = self.tokenizer.apply_chat_template(
+            chat, chat_template=template, tokenize=False, add_generation_prompt=generate
+        )
+        return str(text)
 
     def _turn_markup(self) -> tuple[str, str]:
         """Markup between an answer and the next observation, and between that and the next answer."""

@@ -81,6 +81,30 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_transcripts(templ
     assert chat.opening(Message("user", "look around")).token_ids
 
 
+@pytest.mark.parametrize(
+    ("start", "written"),
+    [
+        (
+            "\n {{ 'Today ' + strftime_now('%A %Y-%m-%d %H:%M:%S.%f') }}",
+            "\n Today Friday 2024-07-26 00:00:00.000000",
+        ),
+        # How Llama 3.2 comes by its date.
+        (
+            "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}"
+            "{%- endif %}{{- 'Today Date: ' + date_string }}",
+            "Today Date: 26 Jul 2024",
+        ),
+    ],
+)
+def test_prompts_do_not_depend_on_the_clock(start: str, written: str) -> None:
+    chat = chatml_markup(start + CHATML)
+    opening = chat.opening(Message("user", "go"))
+    assert raw(chat, opening.token_ids).startswith(written + "<|im_start|>")
+    assert chat.opening(Message("user", "go")) == opening
+    # Two renderings that differ would look like a template that rewrites earlier turns.
+    chat.later_turn(FollowUp("You are in a room.", ""), answer_ended=True)
+
+
 def test_a_template_whose_end_of_turn_is_another_token_is_refused() -> None:
     chat = chatml_markup(CHATML.replace("message.content + '<|im_end|>'", "message.content + '<|im_start|>'"))
     with pytest.raises(PolicyFault, match="eos_token"):
