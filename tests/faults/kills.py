@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -21,6 +22,8 @@ from envrl.tracking.store import client, open_store
 
 LAUNCHER = Path(__file__).with_name("kill_launcher.py")
 KILLED = -9
+_CUT_OFF = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""Name of a file that was being written; a kill just then leaves it, and nothing ever reads it."""
 _CLOCK = {spec.name for spec in METRICS if spec.unit in ("s", "tokens/s")}
 
 
@@ -37,10 +40,16 @@ class Moment:
 
 
 class Launcher:
-    """The process that starts studies which die (``kill_launcher.py``)."""
+    """The process that starts studies which die (``kill_launcher.py``).
+
+    Attributes:
+        log: What the studies print.
+        at_work: What the last one was at when it was killed after some seconds.
+    """
 
     def __init__(self, log: Path) -> None:
         self.log = log
+        self.at_work = ""
         self._process = subprocess.Popen(
             [sys.executable, str(LAUNCHER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -57,7 +66,12 @@ class Launcher:
         self._process.wait(60)
 
     def study(
-        self, file: Path, root: Path, moment: Moment | None = None, seconds: float | None = None
+        self,
+        file: Path,
+        root: Path,
+        moment: Moment | None = None,
+        seconds: float | None = None,
+        iteration: int = 0,
     ) -> int:
         """Runs the command for a study, or goes on with it.
 
@@ -66,6 +80,8 @@ class Launcher:
             root: Its MLflow store and folders.
             moment: When to die.
             seconds: Or after how long to be killed.
+            iteration: Which iteration's start these seconds count from, 1 being the first that is made; 0
+                counts from the start of all.
 
         Returns:
             Its exit code, ``KILLED`` if it was killed.
@@ -77,11 +93,12 @@ class Launcher:
             "call": 1 if moment is None else moment.call,
             "after": moment is not None and moment.after,
             "seconds": seconds,
+            "iteration": iteration,
         }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        code = self._answer()
+        code, self.at_work = self._answer()
         assert code in (0, KILLED), self.log.read_text()
         return int(code)
 
@@ -103,9 +120,9 @@ def left_by(root: Path, study: str = "tiny") -> dict[str, Any]:
             f"{record.arm}: record": record.model_dump(exclude={"seconds", "mlflow_run_id"}),
             f"{record.arm}: weights": {name: value.tolist() for name, value in state.items()},
             f"{record.arm}: episodes": {
-                path.name: gzip.decompress(path.read_bytes()) for path in (run / "episodes").iterdir()
+                path.name: gzip.decompress(path.read_bytes()) for path in _whole_files(run / "episodes")
             },
-            f"{record.arm}: files": {path.name for path in run.iterdir()},
+            f"{record.arm}: files": {path.name for path in _whole_files(run)},
         }
     for run in mlflow_runs(root, study):
         found |= _in_mlflow(root, run)
@@ -114,6 +131,10 @@ def left_by(root: Path, study: str = "tiny") -> dict[str, Any]:
         versions = mlflow_client.search_model_versions(f"name='{model.name}'")
         found[f"model {model.name}"] = [(v.version, v.tags) for v in versions], model.aliases
     return found
+
+
+def _whole_files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not _CUT_OFF.fullmatch(path.name)]
 
 
 def mlflow_runs(root: Path, study: str = "tiny") -> list[Run]:

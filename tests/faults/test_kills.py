@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,9 @@ from typing import Any
 import pytest
 from kills import KILLED, Launcher, Moment, differences, left_by, lost_or_doubled
 
-from studies import write_study
+from envrl.analysis.records import load_records
+from envrl.experiments.resume import newest_checkpoint
+from studies import tiny, write_study
 from support import checkpoint
 
 pytestmark = pytest.mark.usefixtures("own_places")
@@ -26,10 +31,12 @@ class Whole:
     Attributes:
         file: Its YAML file.
         left: What it left.
+        seconds: What all its runs took.
     """
 
     file: Path
     left: dict[str, Any]
+    seconds: float
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,8 @@ def launcher(tmp_path_factory: pytest.TempPathFactory, own_places: None) -> Iter
 def whole(launcher: Launcher, folder: Path, **changes: Any) -> Whole:
     file, root = write_study(folder, checkpoint(), **changes), folder / "whole"
     assert launcher.study(file, root) == 0
-    return Whole(file, left_by(root))
+    seconds = sum(record.seconds for record in load_records(root / "studies" / "tiny"))
+    return Whole(file, left_by(root), seconds)
 
 
 PLAN = (
@@ -113,6 +121,64 @@ def test_a_study_killed_over_and_over_comes_to_the_same_end(
     assert lost == 0
     assert differences(left_by(root), unharmed.left) == {}
     record_property("survived", kills)
+
+
+SEED = "ENVRL_KILL_SEED"
+"""Environment variable with the seed of the random times; without it, each run of the tests has another."""
+ITERATIONS = 16
+
+
+def iterations_kept(root: Path) -> int:
+    """Iterations behind the checkpoints of all runs of a study."""
+    found = [newest_checkpoint(run) for run in root.glob("studies/tiny/runs/*/seed_0")]
+    return sum(one.completed for one in found if one is not None)
+
+
+@pytest.fixture(scope="module")
+def longer(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Two runs of so many iterations that some are left after all kills."""
+    changes = {"train": {"iterations": ITERATIONS}, "evaluation": {"every": 4}}
+    return whole(launcher, tmp_path_factory.mktemp("longer"), base=tiny(checkpoint(), changes))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.fault(
+    "A study is killed (SIGKILL) thirty times in a row, each time at a random moment, other ones in each run "
+    "of the test",
+    "It goes on each time and comes to the end of a study nobody killed, to the last digit, with no run of "
+    "MLflow lost or doubled",
+)
+def test_kills_at_random_times_change_nothing(
+    launcher: Launcher, longer: Whole, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    seed = int(os.environ.get(SEED) or secrets.randbits(32))
+    # Told in the output of a test that failed, too.
+    print(f"random times of seed {seed}; set {SEED}={seed} for the same")
+    record_property("kill_seed", seed)
+    record_property("faults", LEAST_KILLS)
+    draw, root = random.Random(seed), tmp_path / "mlruns"
+    iteration_s = longer.seconds / (2 * ITERATIONS)
+    at_work: Counter[str] = Counter()
+    kept = [0]
+    while at_work.total() < LEAST_KILLS:
+        # One in five before or at the start of the work; the others in an iteration or the one after it. So
+        # the study comes forward between the kills, however fast the machine, and some is left in the end.
+        iteration = draw.choices((0, 1, 2), (0.2, 0.5, 0.3))[0]
+        seconds = draw.uniform(0, 1.5 * iteration_s if iteration else 3.0)
+        if launcher.study(longer.file, root, seconds=seconds, iteration=iteration) == KILLED:
+            at_work[launcher.at_work] += 1
+            kept.append(iterations_kept(root))
+    print(f"killed at {dict(at_work)}; iterations kept {kept}")
+    record_property("killed_at", dict(at_work))
+    assert kept == sorted(kept), "what was kept is never lost"
+    assert len(set(kept)) > 5, "it must have come forward between the kills"
+    assert launcher.study(longer.file, root) == 0
+    lost = lost_or_doubled(root, RUNS)
+    record_property("lost_runs", lost)
+    assert lost == 0
+    assert differences(left_by(root), longer.left) == {}
+    record_property("survived", at_work.total())
 
 
 @pytest.mark.slow
