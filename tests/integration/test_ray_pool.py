@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from envrl.analysis.records import load_record
 from envrl.envs.alfworld.engine import AlfworldEnv
 from envrl.envs.alfworld.furnish import RoomSettings
 from envrl.envs.alfworld.generate import generate_games
@@ -23,7 +24,7 @@ from envrl.experiments.preflight import preflight
 from envrl.rollout.collector import EpisodePlan
 from envrl.rollout.random_play import play_at_random
 from envrl.types import Game, Observation, StepResult
-from studies import tiny
+from studies import call, tiny, write_yaml
 from support import checkpoint
 
 GAME = Game("g1", "script", "train", "count", "games/g1", 9)
@@ -75,6 +76,8 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
+    # An actor then need not import this module, and torch with it.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
         changed.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -106,6 +109,38 @@ def test_the_same_episodes_as_the_local_pool(cluster: Any, tmp_path: Path) -> No
     assert sum(len(t.transitions) for t in wanted) > 20
 
 
+def trained(pool: str, config: Path, root: Path, **environment: str) -> dict[str, Any]:
+    """The record of a run by the command, without times, numbers of MLflow and the pool's name."""
+    done = call("train", "--config", config, "--root", root, f"--rollout.pool={pool}", **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = load_record(root / "studies" / "single" / "runs" / "run" / "seed_0" / "record.json")
+    left = record.model_dump(exclude={"seconds", "mlflow_run_id"})
+    assert left["config"]["rollout"].pop("pool") == pool
+    return left
+
+
+def homes_of_pools(ray: Any) -> dict[str, str]:
+    """Machines of all actors so far that hold environments."""
+    actors = ray._private.state.actors().items()
+    return {number: a["Address"]["NodeID"] for number, a in actors if a["ActorClassName"] == "EnvPool"}
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_run_with_its_environments_on_two_machines_has_the_same_record(
+    cluster: Any, tmp_path: Path, own_places: Any
+) -> None:
+    import ray
+
+    config = write_yaml(tmp_path / "run.yaml", tiny(checkpoint(), {"train": {"iterations": 2}}))
+    before = homes_of_pools(ray)
+    record = trained("ray", config, tmp_path / "ray", RAY_ADDRESS=cluster.address)
+    homes = [home for number, home in homes_of_pools(ray).items() if number not in before]
+    assert len(homes) == len(set(homes)) == 2
+    assert record == trained("local", config, tmp_path / "local")
+    assert [e["iteration"] for e in record["evaluations"]] == [0, 2]
+
+
 @needs_ray
 @pytest.mark.slow
 def test_a_fault_and_a_hang_are_those_of_one_slot(cluster: Any) -> None:
@@ -123,6 +158,10 @@ def test_a_fault_and_a_hang_are_those_of_one_slot(cluster: Any) -> None:
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.fault(
+    "an actor of a Ray cluster that holds environments dies",
+    "its own episodes end with the reason recorded; the others are played, and it is made anew",
+)
 def test_an_actor_that_dies_ends_its_own_episodes_and_is_made_anew(cluster: Any) -> None:
     with RayPool(Moody, 4, actors=2) as pool:
         begun = [pool.reset(slot, GAME, slot).observation for slot in range(4)]
@@ -140,6 +179,11 @@ def test_an_actor_that_dies_ends_its_own_episodes_and_is_made_anew(cluster: Any)
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.fault(
+    "one of two machines of a Ray cluster with environments goes down",
+    "the episodes it held end with the reason recorded; the others are played, and its environments are made "
+    "anew on the other machine",
+)
 def test_a_machine_that_dies_ends_its_own_episodes(cluster: Any) -> None:
     homes: list[str] = []
     # The machine is asked until it is gone, and no game may end before.
