@@ -115,7 +115,7 @@ def open_session(rows: int) -> ScriptedSession:
 
 
 @pytest.mark.fault(
-    "an environment raises, never ends, or answers garbage, gigabytes or too many commands",
+    "an environment raises, never ends, or answers garbage, far too much text or too many commands",
     "its own episode ends with the reason recorded in at most some hundred words; all others are played",
 )
 @pytest.mark.parametrize("name", FAULTS)
@@ -181,6 +181,50 @@ def test_memory_stays_flat_however_much_is_answered() -> None:
     assert all("more than 1000000" in str(result.fault) for result in kept)
     assert peak < 1.5 * size
     assert left < 0.1 * size
+
+
+MORE_THAN_A_GIBIBYTE = 2**30 + 1
+
+
+def wordy() -> Any:
+    raise ValueError("n" * MORE_THAN_A_GIBIBYTE)
+
+
+@pytest.mark.fault(
+    "an environment answers more than a gibibyte, as text, as bytes, in its commands or in an error's words",
+    "its own episode ends with the reason recorded in some hundred words, and the memory is free again; all "
+    "others are played",
+)
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (step(text=lambda: "a" * MORE_THAN_A_GIBIBYTE), "a text of 1073741825 characters, more than 1000000"),
+        (lambda: b"x" * MORE_THAN_A_GIBIBYTE, "answered b'xxx"),
+        (lambda: step(text=b"x" * MORE_THAN_A_GIBIBYTE)(), "whose text is b'xxx"),
+        (lambda: step(admissible=("g" * MORE_THAN_A_GIBIBYTE,))(), "commands of 1073741825 characters"),
+        (wordy, "ValueError: nnn"),
+    ],
+    ids=["text", "bytes", "bytes for a text", "a command", "an error"],
+)
+def test_more_than_a_gibibyte_ends_its_own_episode_alone(
+    answer: Callable[[], Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAULTS, "gibibyte", (answer, told))
+    plans = [EpisodePlan(game(spec), 7) for spec in ("good", "gibibyte", "good")]
+    players = collector(3)
+    tracemalloc.start()
+    try:
+        first, faulty, last = players.collect(plans, open_session, temperature=1.0, policy_version=0)
+        left, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak > MORE_THAN_A_GIBIBYTE, "it was really made"
+    assert peak < 1.2 * MORE_THAN_A_GIBIBYTE
+    assert left < 0.1 * MORE_THAN_A_GIBIBYTE
+    assert first.stop is last.stop is StopReason.WON
+    assert (faulty.stop, len(faulty.transitions)) == (StopReason.ENV_FAULT, 1)
+    assert told in (faulty.fault or "")
+    assert len((faulty.fault or "").encode()) < 1_200
 
 
 @pytest.mark.filterwarnings("ignore::Warning:lightning")
