@@ -31,7 +31,13 @@ TEN = (
     "    for n, v in (('faults', 10), ('survived', {}), ('lost_runs', {})): record_property(n, v)\n"
     "    assert {}\n"
 )
-
+SKIPS = (
+    "@fault\ndef test_s(): pytest.skip('no  device\\nhere')\n"
+    "@pytest.fixture\ndef g(): pytest.skip('no server')\n@fault\ndef test_t(g): pass\n"
+    "@fault\n@pytest.mark.skipif(True, reason='no device here')\ndef test_u(): pass\n"
+    "def test_no_fault(): pytest.skip('of no interest')\n"
+)
+BAD_END = "@pytest.fixture\ndef f():\n    yield\n    assert 0\n"
 
 CASES = {
     "passed": (PASSES + "def test_c(): pass\n", "0 faults=1 survived=1 lost_runs=0"),
@@ -40,16 +46,19 @@ CASES = {
     "runs_lost": (TEN.format(10, 2, 1), "1 faults=10 survived=10 lost_runs=2"),
     "failed_after_all": (TEN.format(10, 0, 0), "1 faults=10 survived=9 lost_runs=0"),
     "no_more_than_faults": (TEN.format(99, 0, 1), "0 faults=10 survived=10 lost_runs=0"),
-    "skipped": (
-        PASSES + "@fault\ndef test_b(): pytest.skip('no device')\n",
-        "1 faults=2 survived=1 lost_runs=0",
+    "skipped": (PASSES + SKIPS, "0 faults=1 survived=1 lost_runs=0"),
+    "all_skipped": (SKIPS, "1 faults=0 survived=0 lost_runs=0"),
+    "skipped_and_failed": (SKIPS + TEN.format(10, 0, 0), "1 faults=10 survived=9 lost_runs=0"),
+    "tear_down_failed_after_a_skip": (
+        BAD_END + "@fault\ndef test_b(f): pytest.skip('no device')\n",
+        "1 faults=1 survived=0 lost_runs=0",
     ),
     "expected_to_fail": (
         "@fault\n@pytest.mark.xfail\ndef test_b(): assert 0\n",
         "1 faults=1 survived=0 lost_runs=0",
     ),
     "tear_down_failed": (
-        "@pytest.fixture\ndef f():\n    yield\n    assert 0\n@fault\ndef test_b(f): pass\n",
+        BAD_END + "@fault\ndef test_b(f): pass\n",
         "1 faults=1 survived=0 lost_runs=0",
     ),
     "another_test_failed": (PASSES + "def test_c(): assert 0\n", "1 faults=1 survived=1 lost_runs=0"),
@@ -81,7 +90,12 @@ def test_the_last_line_counts(tmp_path: Path) -> None:
         for at, line in enumerate(lines)
         if line[:5] == "code "
     ]
+    before = [lines[at - 2] for at, line in enumerate(lines) if line[:5] == "code "]
     assert dict(zip(CASES, ends, strict=True)) == {name: line for name, (_, line) in CASES.items()}
+    # In the line before, and only where a test of a fault was skipped.
+    skips = {name: line for name, line in zip(CASES, before, strict=True) if line[:8] == "skipped="}
+    said = "skipped=3: no device here (2); no server (1)"
+    assert skips == dict.fromkeys(("skipped", "all_skipped", "skipped_and_failed"), said)
 
 
 def test_the_page_is_current() -> None:
