@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from envrl.analysis.records import load_record
 from envrl.errors import ConfigFault, EnvrlError, PolicyFault
 from envrl.experiments.processes import _help as helping
 from envrl.experiments.processes import processes
@@ -136,6 +139,36 @@ def test_torchrun_starts_a_run_too(tmp_path: Path, alone: Done) -> None:
         "state_dict"
     ]
     require_equal_weights(alone, Done(alone.record, state, {}))
+
+
+@pytest.mark.slow
+def test_two_torchruns_of_one_process_each_make_one_run(tmp_path: Path, alone: Done) -> None:
+    # As on two machines: each knows of the other by the address where they meet alone.
+    config = write_yaml(tmp_path / "run.yaml", tiny(checkpoint(), EVERYTHING))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--local-addr", "127.0.0.1"]
+    command += ["-m", "envrl.experiments.train", "--config", str(config), "--root", str(tmp_path)]
+    command += ["--train.nodes=2"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    machines = [subprocess.Popen(command, start_new_session=True, **pipes) for _ in range(2)]
+    try:
+        said = [machine.communicate(timeout=400) for machine in machines]
+    finally:
+        for machine in machines:
+            if machine.poll() is None:
+                os.killpg(machine.pid, signal.SIGKILL)
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    # One of the two reports, and writes.
+    assert sorted(out.count("iteration 2/2") for out, _ in said) == [0, 1]
+    folder = tmp_path / "studies/single/runs/run/seed_0"
+    state = torch.load(folder / CHECKPOINT, weights_only=True)["state_dict"]
+    require_equal_weights(alone, Done(alone.record, state, {}))
+    record = load_record(folder / "record.json")
+    assert [e.outcomes for e in record.evaluations] == [e.outcomes for e in alone.record.evaluations]
+    assert record.training_success == alone.record.training_success
 
 
 @pytest.mark.slow
