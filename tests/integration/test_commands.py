@@ -166,7 +166,7 @@ def dotted(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     [pytest.param(s, id=s.stem, marks=[] if s.stem == "quick" else [pytest.mark.slow]) for s in STUDIES],
 )
 def test_committed_studies_run(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every arm through the real command, on a handful of games, one iteration where the arm says nothing else."""
+    """Every arm through the real command, on a handful of games, for one iteration if it names no number."""
     small = dotted(tiny(checkpoint(), {"train.iterations": 1, "train.diagnose_every": 1}))
     if study.stem.startswith("webshop"):
         small = {key: value for key, value in small.items() if not key.startswith("env.")}
