@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from envrl.analysis.records import load_record
 from envrl.envs.alfworld.engine import AlfworldEnv
@@ -21,6 +23,7 @@ from envrl.envs.ray_pool import RayPool
 from envrl.errors import ConfigFault, EnvrlError
 from envrl.experiments.config import config_from
 from envrl.experiments.preflight import preflight
+from envrl.experiments.resume import CHECKPOINT
 from envrl.rollout.collector import EpisodePlan
 from envrl.rollout.random_play import play_at_random
 from envrl.types import Game, Observation, StepResult
@@ -110,13 +113,16 @@ def test_the_same_episodes_as_the_local_pool(cluster: Any, tmp_path: Path) -> No
 
 
 def trained(pool: str, config: Path, root: Path, **environment: str) -> dict[str, Any]:
-    """The record of a run by the command, without times, numbers of MLflow and the pool's name."""
+    """What a run by the command leaves, without times, numbers of MLflow and the pool's name."""
     done = call("train", "--config", config, "--root", root, f"--rollout.pool={pool}", **environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    record = load_record(root / "studies" / "single" / "runs" / "run" / "seed_0" / "record.json")
-    left = record.model_dump(exclude={"seconds", "mlflow_run_id"})
-    assert left["config"]["rollout"].pop("pool") == pool
-    return left
+    folder = root / "studies" / "single" / "runs" / "run" / "seed_0"
+    record = load_record(folder / "record.json").model_dump(exclude={"seconds", "mlflow_run_id"})
+    assert record["config"]["rollout"].pop("pool") == pool
+    weights = torch.load(folder / CHECKPOINT, weights_only=True)["state_dict"]
+    # A random policy wins nothing: what it saw and did, and what it learnt from it, tell more than its record.
+    episodes = {path.name: gzip.decompress(path.read_bytes()) for path in (folder / "episodes").iterdir()}
+    return {"record": record, "episodes": episodes, "weights": {n: w.tolist() for n, w in weights.items()}}
 
 
 def homes_of_pools(ray: Any) -> dict[str, str]:
@@ -127,18 +133,19 @@ def homes_of_pools(ray: Any) -> dict[str, str]:
 
 @needs_ray
 @pytest.mark.slow
-def test_a_run_with_its_environments_on_two_machines_has_the_same_record(
+def test_a_run_with_its_environments_on_two_machines_is_the_same(
     cluster: Any, tmp_path: Path, own_places: Any
 ) -> None:
     import ray
 
     config = write_yaml(tmp_path / "run.yaml", tiny(checkpoint(), {"train": {"iterations": 2}}))
     before = homes_of_pools(ray)
-    record = trained("ray", config, tmp_path / "ray", RAY_ADDRESS=cluster.address)
+    spread = trained("ray", config, tmp_path / "ray", RAY_ADDRESS=cluster.address)
     homes = [home for number, home in homes_of_pools(ray).items() if number not in before]
     assert len(homes) == len(set(homes)) == 2
-    assert record == trained("local", config, tmp_path / "local")
-    assert [e["iteration"] for e in record["evaluations"]] == [0, 2]
+    assert spread == trained("local", config, tmp_path / "local")
+    assert [e["iteration"] for e in spread["record"]["evaluations"]] == [0, 2]
+    assert len(spread["episodes"]) == 2
 
 
 @needs_ray
