@@ -110,3 +110,8 @@ def shown(value: object, most: int = _SHOWN) -> str:
         return repr(value)[:most]
     except (RecursionError, ValueError):  # a number may have more digits than Python writes
         return f"a {type(value).__name__} that can't be shown"
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out, which a terminal would otherwise obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

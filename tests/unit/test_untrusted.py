@@ -28,7 +28,7 @@ from envrl.envs.webshop.reading import read_wish
 from envrl.errors import ConfigFault, DataFault, PolicyFault
 from envrl.experiments import train
 from envrl.experiments.config import config_from
-from envrl.experiments.console import guarded, printable
+from envrl.experiments.console import guarded
 from envrl.experiments.own_games import own_environment
 from envrl.experiments.plain import nested, read_yaml
 from envrl.experiments.resume import completed_iterations, read_checkpoint
@@ -40,7 +40,7 @@ from envrl.tracking.journal import Journal, Owner, journal_path
 from envrl.training.objectives.registry import load_objective
 from envrl.training.settings import ObjectiveSettings
 from envrl.types import Game
-from envrl.untrusted import parse_json, read_bytes, shown, unpack
+from envrl.untrusted import parse_json, printable, read_bytes, shown, unpack
 from fuzz.results import torch_archive
 from fuzz.targets import TARGETS
 from support import checkpoint

@@ -17,6 +17,7 @@ from rich.text import Text
 from envrl.errors import ConfigFault, EnvrlError
 from envrl.experiments.full_disk import full_disk
 from envrl.training.progress import Progress
+from envrl.untrusted import printable
 
 DEFAULT_ROOT = Path("mlruns")
 T = TypeVar("T")
@@ -74,11 +75,6 @@ def parse_or_fault(parse: Callable[[], T]) -> T:
         raise
     except Exception as error:
         raise ConfigFault(one_line(error)) from error
-
-
-def printable(text: str) -> str:
-    """The text with control characters written out, which a terminal would otherwise obey."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: BaseException) -> str:

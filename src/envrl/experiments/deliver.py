@@ -13,7 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from envrl.errors import DataFault
-from envrl.experiments.console import DEFAULT_ROOT, guarded, printable, say
+from envrl.experiments.console import DEFAULT_ROOT, guarded, say
+from envrl.untrusted import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from envrl.tracking.artifact_places import check_kept
 from envrl.tracking.delivery import KINDS, is_away, is_failing, limit_http_waits, send
 from envrl.tracking.journal import Entry, Journal, NothingKept, journals_below
 from envrl.tracking.store import quiet_mlflow
-from envrl.untrusted import shown
+from envrl.untrusted import printable, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -181,13 +181,9 @@ def reason(fault: BaseException) -> str:
         return "connection refused"
     if "timed out" in text.lower():
         return "it does not answer in time"
-    return _printable(text if len(text) <= _SHOWN or isinstance(fault, DataFault) else f"{text[:_SHOWN]}…")
+    return printable(text if len(text) <= _SHOWN or isinstance(fault, DataFault) else f"{text[:_SHOWN]}…")
 
 
 def say(text: str) -> None:
     """Prints a warning; control characters of what it quotes are written out."""
-    print(f"warning: {_printable(text)}", file=sys.stderr, flush=True)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
