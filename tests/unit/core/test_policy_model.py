@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,14 +238,8 @@ def test_a_base_of_4_bits_learns_as_before_after_it_was_sampled(monkeypatch: pyt
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("kind", "changes"),
-    [(LlamaConfig, {}), (Qwen3Config, {"head_dim": 16}), (Qwen2Config, {})],
-    ids=["llama", "qwen3", "qwen2"],
-)
-def test_chat_models_of_other_families_are_sampled_and_trained_alike(
-    kind: type[PretrainedConfig], changes: dict[str, int], tmp_path: Path
-) -> None:
+def save_chat_model(kind: type[PretrainedConfig], folder: Path, **changes: Any) -> None:
+    """A small model of some family with random weights, and a chat tokenizer."""
     tokenizer = chatml_tokenizer()
     config = kind(
         vocab_size=-(-len(tokenizer) // 64) * 64,
@@ -261,8 +256,19 @@ def test_chat_models_of_other_families_are_sampled_and_trained_alike(
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [(LlamaConfig, {}), (Qwen3Config, {"head_dim": 16}), (Qwen2Config, {})],
+    ids=["llama", "qwen3", "qwen2"],
+)
+def test_chat_models_of_other_families_are_sampled_and_trained_alike(
+    kind: type[PretrainedConfig], changes: dict[str, int], tmp_path: Path
+) -> None:
+    save_chat_model(kind, tmp_path / "model", **changes)
     policy = policy_of(tmp_path / "model", lora=adapters())
     nudge(policy, size=0.05)
     assert all(g.isfinite().all() for g in gradients(policy))
@@ -285,24 +291,8 @@ def test_chat_models_of_other_families_are_sampled_and_trained_alike(
 def test_adapters_of_experts_are_merged_into_the_copy_and_the_export(
     kind: type[PretrainedConfig], tmp_path: Path
 ) -> None:
-    tokenizer = chatml_tokenizer()
-    config = kind(
-        vocab_size=-(-len(tokenizer) // 64) * 64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        num_experts_per_tok=2,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **({"num_local_experts": 4, "sliding_window": None} if kind is MixtralConfig else {"num_experts": 4}),
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    own = {"num_local_experts": 4, "sliding_window": None} if kind is MixtralConfig else {"num_experts": 4}
+    save_chat_model(kind, tmp_path / "model", num_experts_per_tok=2, **own)
     policy = policy_of(tmp_path / "model", lora=adapters())
     fresh = scores(policy)
     with torch.no_grad():
