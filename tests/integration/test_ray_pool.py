@@ -120,7 +120,7 @@ def trained(pool: str, config: Path, root: Path, **environment: str) -> dict[str
     record = load_record(folder / "record.json").model_dump(exclude={"seconds", "mlflow_run_id"})
     assert record["config"]["rollout"].pop("pool") == pool
     weights = torch.load(folder / CHECKPOINT, weights_only=True)["state_dict"]
-    # A random policy wins nothing: what it saw and did, and what it learnt from it, tell more than its record.
+    # A random policy wins nothing: what it saw, did and learnt tells more than its record.
     episodes = {path.name: gzip.decompress(path.read_bytes()) for path in (folder / "episodes").iterdir()}
     return {"record": record, "episodes": episodes, "weights": {n: w.tolist() for n, w in weights.items()}}
 
