@@ -15,6 +15,7 @@ from envrl.tracking.delivery import KINDS
 from envrl.tracking.journal import Entry
 from envrl.untrusted import shown
 
+_LONGEST_PATH = 1000
 _MOST_DECODINGS = 8
 
 
@@ -51,13 +52,13 @@ def check_kept(entry: Entry, folder: Path) -> None:
         odd = None if outside else _odd(path)
     except (OSError, ValueError, TypeError, RuntimeError) as fault:
         raise DataFault(
-            f"the artifact {shown(entry['path'])} can't be read ({fault}); leave files where they are until "
-            "they are delivered"
+            f"the artifact {shown(entry['path'], _LONGEST_PATH)} can't be read ({fault}); leave files where "
+            "they are until they are delivered"
         ) from fault
     if outside:
         raise DataFault(
-            f"the artifact {shown(entry['path'])} lies outside of {home}, and only files of the run's own "
-            "folder are kept for delivery; copy it there before it is logged"
+            f"the artifact {shown(entry['path'], _LONGEST_PATH)} lies outside of {home}, and only files of "
+            "the run's own folder are kept for delivery; copy it there before it is logged"
         )
     if odd is not None:
         raise DataFault(f"the artifact {odd} is a link, a device or a pipe; put a file in its place")
